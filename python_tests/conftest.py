@@ -1,0 +1,40 @@
+"""Settings shared by all tests: which marked tests can run here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def cuda_missing() -> str | None:
+    """Why tests marked cuda cannot run, or None."""
+    try:
+        from fastregion import _C
+    except ImportError:
+        return "the native module is not built"
+    if not _C.cuda_compiled:
+        return "built without CUDA kernels"
+    return None if _C.cuda_device_count() else "no CUDA device"
+
+
+def golden_missing() -> str | None:
+    """Why tests marked golden cannot run, or None."""
+    folder = os.environ.get("FASTREGION_GOLDEN")
+    if not folder:
+        return "FASTREGION_GOLDEN is not set"
+    return None if Path(folder).is_dir() else f"FASTREGION_GOLDEN: no such folder: {folder}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = None if config.getoption("--slow") else "runs with --slow"
+    reasons = {"slow": slow, "cuda": cuda_missing(), "golden": golden_missing()}
+    for item in items:
+        for mark, reason in reasons.items():
+            if reason is not None and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
