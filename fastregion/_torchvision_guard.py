@@ -49,7 +49,7 @@ def ensure() -> None:
         warnings.warn(
             f"torchvision is installed but cannot be imported ({reason}); it does not match the "
             "installed torch and is ignored in this process. fastregion does not need it: repair "
-            "it with `pip install --upgrade --force-reinstall torchvision` (the build made for your "
+            "it with `pip install --force-reinstall torchvision` (the build made for your "
             "torch) or remove it with `pip uninstall torchvision`",
             RuntimeWarning,
             stacklevel=2,
