@@ -1,0 +1,62 @@
+"""Argument checks shared by the operators: one wording for each kind of mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def check_floating(operator: str, **tensors: Tensor | None) -> None:
+    """Raise TypeError unless every tensor has a floating dtype the operators compute in."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dtype not in FLOATING:
+            raise TypeError(
+                f"{operator}: {name} must be float32, float64, float16 or bfloat16, "
+                f"got {_dtype_name(tensor.dtype)}"
+            )
+
+
+def check_same_dtype(operator: str, **tensors: Tensor | None) -> None:
+    """Raise TypeError unless all tensors share one dtype."""
+    given = {name: tensor.dtype for name, tensor in tensors.items() if tensor is not None}
+    if len(set(given.values())) > 1:
+        raise TypeError(
+            f"{operator}: {_listed(given)} must have the same dtype, "
+            f"got {_listed(_dtype_name(dtype) for dtype in given.values())}"
+        )
+
+
+def check_same_device(operator: str, **tensors: Tensor | None) -> None:
+    """Raise ValueError unless all tensors live on one device."""
+    given = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    if len(set(given.values())) > 1:
+        raise ValueError(
+            f"{operator}: {_listed(given)} must be on the same device, "
+            f"got {_listed(str(device) for device in given.values())}"
+        )
+
+
+def positive_pair(operator: str, name: str, value: Sequence[int]) -> tuple[int, int]:
+    """Return ``value`` as (height, width) or (rows, columns); both must be at least 1."""
+    pair = tuple(value) if isinstance(value, Sequence) else (value,)
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
+        raise ValueError(f"{operator}: {name} must be two integers of at least 1, got {value!r}")
+    return pair[0], pair[1]
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype that sums are formed in: float64 for float64, float32 for everything narrower."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _listed(words: object) -> str:
+    parts = [str(word) for word in words]  # type: ignore[attr-defined]
+    return ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,53 @@
+"""What every operator test shares: the backends, and the rule for low precision."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastregion._native import native_module
+
+
+@dataclass(frozen=True)
+class Backend:
+    name: str
+    device: torch.device
+
+
+@pytest.fixture(params=["reference", "cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    name: str = request.param
+    if name != "reference" and native_module() is None:
+        pytest.skip("the native module is not built")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return Backend(name, torch.device("cuda" if name == "cuda" else "cpu"))
+
+
+@pytest.fixture(params=[torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+@pytest.fixture
+def assert_no_worse_than_eager() -> Callable[..., None]:
+    """Low precision: at most twice the error of plain torch in that dtype, plus one rounding."""
+
+    def check(result: Tensor, eager: Tensor, exact: Tensor, factor: float = 2.0) -> None:
+        assert result.shape == exact.shape
+        assert result.dtype == eager.dtype
+        if exact.numel() == 0:
+            return
+        dtype = result.dtype
+        result, eager, exact = (x.detach().cpu().double() for x in (result, eager, exact))
+        if dtype == torch.float64:  # there is no wider truth: the order of the sum is the error
+            torch.testing.assert_close(result, exact, rtol=1e-12, atol=1e-12)
+            return
+        budget = (eager - exact).abs().max()
+        error = (result - exact).abs().max()
+        resolution = torch.finfo(dtype).eps * exact.abs().max()
+        assert error <= factor * budget + resolution, f"error {error:.2e}, plain torch {budget:.2e}"
+
+    return check
