@@ -1,0 +1,127 @@
+r"""Mini: the GAR design at a few million parameters.
+
+One pass of a small vision tower over a thumbnail of the picture and one detail tile per region,
+with the regions' masks added to the patch embeddings; the regions' features are then replayed
+(RoI-Align, correctly scaled) behind their names in the prompt of a small Llama decoder:
+
+    <bos> thumbnail <Prompt0> replayed tokens ... <PromptR-1> replayed tokens
+    \n instruction \n answer <eos>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastregion import ops
+from fastregion._torchvision_guard import import_transformers
+from fastregion.models.mini.config import MiniConfig
+from fastregion.models.mini.processing import RegionTiles
+from fastregion.vision.merging_vit import MergingViT
+
+
+class MiniModel(nn.Module):
+    """Vision tower with mask embedding, projector and Llama decoder."""
+
+    def __init__(self, config: MiniConfig) -> None:
+        super().__init__()
+        llama = import_transformers("models.llama")
+        self.config = config
+        vision = config.vision
+        self.vision_tower = MergingViT(vision)
+        # One channel: a mask is binary. The convolution has stride = kernel = patch, as in GAR.
+        self.mask_patch_embedding = nn.Parameter(
+            0.02 * torch.randn(vision.patch_hidden_size, 1, vision.patch_size, vision.patch_size)
+        )
+        hidden = config.decoder.hidden_size
+        self.projector = nn.Sequential(
+            nn.Linear(vision.hidden_size, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden)
+        )
+        self.decoder = llama.LlamaForCausalLM(
+            llama.LlamaConfig(
+                vocab_size=config.decoder.vocab_size,
+                hidden_size=hidden,
+                intermediate_size=config.decoder.intermediate_size,
+                num_hidden_layers=config.decoder.num_hidden_layers,
+                num_attention_heads=config.decoder.num_attention_heads,
+                num_key_value_heads=config.decoder.num_key_value_heads,
+                max_position_embeddings=config.decoder.max_position_embeddings,
+                tie_word_embeddings=True,
+                rms_norm_eps=1e-5,
+                attn_implementation="sdpa",
+            )
+        )
+
+    def embed_tiles(self, tiles: Tensor, masks: Tensor) -> Tensor:
+        """Tiles ``[T, S, S, 3]`` with masks ``[T, S, S]`` to tokens ``[T, (S / 2p)^2, hidden]``."""
+        p = self.config.vision.patch_size
+        num_tiles, size = masks.shape[:2]
+        n = size // p
+        cut = masks.view(num_tiles, n, p, n, p).transpose(2, 3).reshape(num_tiles, n * n, p * p)
+        mask_embedding = F.linear(
+            cut.to(self.mask_patch_embedding.dtype), self.mask_patch_embedding.flatten(1)
+        )
+        return self.projector(self.vision_tower(tiles, mask_embedding))
+
+    def replay(self, features: Tensor, boxes: Tensor, size: int) -> Tensor:
+        """Replays one box per tile.
+
+        Args:
+            features: ``[R, P, hidden]`` tokens of R square tiles.
+            boxes: ``[R, 4]`` (x1, y1, x2, y2) in feature cells of its own tile.
+            size: Bins a side.
+
+        Returns:
+            ``[R, size * size, hidden]``.
+        """
+        num_tiles, num_tokens = features.shape[:2]
+        side = round(num_tokens**0.5)
+        # The tiles stand below each other in one grid of R rows, so that one call serves all. Kept
+        # between the centres of the border cells, no sample point reads the neighbouring tile.
+        boxes = boxes.clamp(0.5, side - 0.5)
+        shift = torch.arange(num_tiles, device=boxes.device, dtype=boxes.dtype) * side
+        boxes = boxes + shift[:, None] * boxes.new_tensor([0.0, 1.0, 0.0, 1.0])
+        return ops.roi_replay(features, (num_tiles, 1), boxes, (size, size))
+
+    def prefixes(self, tiles: RegionTiles, regions_per_prompt: Sequence[int]) -> list[Tensor]:
+        """Runs the vision pass and lays out what comes before an instruction.
+
+        Args:
+            tiles: Tiles of B prompts with R regions in all.
+            regions_per_prompt: How many of the R regions, in order, belong to each prompt.
+
+        Returns:
+            For each prompt ``[P, hidden]``: ``<bos>``, thumbnail, then each region's name and
+            replayed tokens (from its detail tile, then from the thumbnail).
+        """
+        config = self.config
+        thumbnails = self.embed_tiles(tiles.thumbnails, tiles.thumbnail_masks)  # [B, P, hidden]
+        details = self.embed_tiles(tiles.details, tiles.detail_masks)  # [R, P, hidden]
+        device = thumbnails.device
+        counts = torch.tensor(regions_per_prompt, device=device)
+        owner = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)
+        embed = self.decoder.get_input_embeddings()
+        begin = embed(torch.tensor([config.bos_token_id], device=device))
+        names = embed(
+            torch.tensor(
+                [config.region_token_ids[k] for count in regions_per_prompt for k in range(count)],
+                device=device,
+            )
+        )
+        blocks = torch.cat(
+            [
+                names[:, None],
+                self.replay(details, tiles.detail_boxes, config.replay_size),
+                self.replay(thumbnails[owner], tiles.thumbnail_boxes, config.thumbnail_replay_size),
+            ],
+            dim=1,
+        )  # [R, 1 + n, hidden]
+        return [
+            torch.cat([begin, thumbnail, own.flatten(0, 1)])
+            for thumbnail, own in zip(
+                thumbnails, blocks.split(list(regions_per_prompt)), strict=True
+            )
+        ]

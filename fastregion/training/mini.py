@@ -1,0 +1,303 @@
+"""Trains the built-in captioner on rendered scenes.
+
+One process per core, each with one thread and seeds of its own, gradients averaged with gloo. The
+learning rate warms up, stays, and decays to zero over the last third of the run; a run is as long
+as its ``minutes`` or its ``steps``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from rich.progress import Progress, TaskID
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastregion.language import IGNORED_LABEL, Tokenizer
+from fastregion.models.mini import MiniCaptioner, MiniConfig
+from fastregion.models.mini.modeling import MiniModel
+from fastregion.scenes import EVALUATION_SEEDS
+from fastregion.training.mini_data import Batch, SampleStream
+from fastregion.training.mini_tokenizer import train_tokenizer
+
+# Number of regions in a batch's prompts, how often such a batch is drawn, and its size.
+_BATCH_KINDS = ((1, 0.88, 16), (2, 0.08, 8), (3, 0.04, 6))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniRecipe:
+    """Hyper-parameters of a run, which lasts for ``minutes`` of training or for ``steps``."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    seed: int = 0
+    processes: int = 2
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 300
+    decay_share: float = 0.35
+    save_every_minutes: float = 4.0
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("minutes, steps: give exactly one of them")
+        for name in ("minutes", "steps", "processes", "warmup_steps", "save_every_minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: must be positive, got {value}")
+
+
+def train(output: Path, recipe: MiniRecipe) -> None:
+    """Trains mini into ``output``; a folder that holds an unfinished run is continued.
+
+    The folder gets the captioner (``config.json``, ``tokenizer.json``, ``model.safetensors``),
+    ``recipe.json``, one line per step in ``log.jsonl``, and the state from which a killed run goes
+    on.
+
+    Args:
+        output: Folder, made if it does not exist.
+        recipe: Hyper-parameters and length.
+
+    Raises:
+        FloatingPointError: The loss is not finite.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    _write_text(output / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
+    if not (output / "tokenizer.json").exists():
+        tokenizer = train_tokenizer(MiniConfig())
+        _write_text(output / "tokenizer.json", tokenizer.backend.to_str(pretty=True) + "\n")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if recipe.processes == 1:
+        _Run(output, recipe, rank=0).go()
+        return
+    meeting = output / ".meeting"
+    meeting.unlink(missing_ok=True)
+    torch.multiprocessing.spawn(_work, args=(output, recipe, meeting), nprocs=recipe.processes)
+    meeting.unlink(missing_ok=True)
+
+
+class MiniTrainingStep(nn.Module):
+    """The loss of a batch; a module, so that gradients are averaged between processes."""
+
+    def __init__(self, model: MiniModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean cross entropy of the answers' tokens."""
+        # All prompts of a batch have the same number of regions, hence the same length.
+        prefix = torch.stack(self.model.prefixes(batch.tiles, batch.regions_per_prompt))
+        hidden = self._run_decoder(prefix, batch)
+        # Position t predicts the token at t + 1, so a label looks at the state just before it.
+        learned = batch.labels[:, 1:] != IGNORED_LABEL
+        states = hidden[:, prefix.shape[1] : -1][learned]
+        logits = self.model.decoder.lm_head(states).float()
+        return F.cross_entropy(logits, batch.labels[:, 1:][learned])
+
+    def _run_decoder(self, prefix: Tensor, batch: Batch) -> Tensor:
+        # prefix: [B, P, hidden]; several exchanges of L tokens in all follow it
+        size, length = batch.input_ids.shape
+        start = prefix.shape[1]
+        total = start + length
+        text = self.model.decoder.get_input_embeddings()(batch.input_ids)
+        positions = torch.cat([torch.arange(start).expand(size, -1), start + batch.offsets], dim=1)
+        # Everyone sees the prefix (segment 0, as is the padding) and its own segment, causally.
+        segments = torch.cat([torch.zeros(size, start, dtype=torch.long), batch.segments], dim=1)
+        same = segments[:, :, None] == segments[:, None, :]
+        causal = torch.ones(total, total, dtype=torch.bool).tril()
+        visible = causal & (same | (torch.arange(total) < start))
+        mask = torch.zeros(size, 1, total, total).masked_fill_(~visible[:, None], -torch.inf)
+        hidden: Tensor = self.model.decoder.model(
+            inputs_embeds=torch.cat([prefix, text], dim=1),
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden
+
+
+class _Run:
+    """One process of a run."""
+
+    def __init__(self, output: Path, recipe: MiniRecipe, rank: int) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(recipe.seed)
+        self.output, self.recipe, self.rank = output, recipe, rank
+        tokenizer = Tokenizer.from_file(output)
+        self.captioner = MiniCaptioner(MiniConfig(), tokenizer)
+        self.model = self.captioner.model.train()
+        self.optimizer = _optimizer(self.model, recipe)
+        self.stream = SampleStream(
+            tokenizer,
+            self.captioner.config,
+            first_seed=EVALUATION_SEEDS + recipe.seed * 100_000_000 + rank,
+            stride=recipe.processes,
+        )
+        self.step, self.seconds = 0, 0.0
+        self._restore()
+
+    def go(self) -> None:
+        """Trains to the end of the recipe."""
+        recipe = self.recipe
+        module: nn.Module = MiniTrainingStep(self.model)
+        if recipe.processes > 1:
+            module = nn.parallel.DistributedDataParallel(module)
+        kinds = torch.Generator().manual_seed(recipe.seed + self.step)
+        shares = torch.tensor([share for _, share, _ in _BATCH_KINDS])
+        last, saved = time.monotonic(), self.seconds
+        with _progress_bar(self.rank == 0) as show:
+            while (progress := self._progress()) < 1.0:
+                # Every process draws the same kind, so that none waits for another's longer batch.
+                regions, _, size = _BATCH_KINDS[int(torch.multinomial(shares, 1, generator=kinds))]
+                rate = _learning_rate(recipe, self.step, progress)
+                loss = self._update(module, self.stream.batch(regions, size), rate)
+                self.step += 1
+                now = time.monotonic()
+                self.seconds, last = self.seconds + now - last, now
+                if self.rank == 0:
+                    self._log(loss, rate, regions, size)
+                    show(progress, loss)
+                if self._first_says(self.seconds - saved > 60 * recipe.save_every_minutes):
+                    self._save()
+                    saved = self.seconds
+        self._save()
+
+    def _update(self, module: nn.Module, batch: Batch, rate: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = module(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        value = float(loss.item())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"loss: must be finite, got {value} at step {self.step}")
+        return value
+
+    def _progress(self) -> float:
+        """Share of the run that is done, the same in every process."""
+        if self.recipe.steps is not None:
+            return self.step / self.recipe.steps
+        assert self.recipe.minutes is not None
+        done = torch.tensor(self.seconds / (60 * self.recipe.minutes), dtype=torch.float64)
+        if self.recipe.processes > 1:
+            dist.broadcast(done, src=0)
+        return float(done)
+
+    def _first_says(self, own: bool) -> bool:
+        """The first process decides for all."""
+        flag = torch.tensor(int(own))
+        if self.recipe.processes > 1:
+            dist.broadcast(flag, src=0)
+        return bool(flag)
+
+    def _log(self, loss: float, rate: float, regions: int, size: int) -> None:
+        row = {
+            "step": self.step,
+            "seconds": round(self.seconds, 1),
+            "loss": round(loss, 4),
+            "learning_rate": rate,
+            "regions": regions,
+            "samples": size * self.recipe.processes,
+        }
+        with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _save(self) -> None:
+        """Writes the captioner, and all that a later start needs to go on."""
+        state = {"step": self.step, "seconds": self.seconds, "next_seed": self.stream.next_seed}
+        _write_text(self.output / f"state-{self.rank}.json", json.dumps(state) + "\n")
+        if self.rank:
+            return
+        self.captioner.save_pretrained(self.output, dtype=torch.float16)
+        tensors = {f"model.{name}": value for name, value in self.model.named_parameters()}
+        for index, parameter in enumerate(self._parameters()):
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{index}.{key}"] = value
+        tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
+        _replace(self.output / "state.safetensors", lambda part: save_file(tensors, part))
+
+    def _restore(self) -> None:
+        """Goes on from the last save in the output folder, if there is one."""
+        file = self.output / f"state-{self.rank}.json"
+        if not file.exists():
+            return
+        state = json.loads(file.read_text(encoding="utf-8"))
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.stream.next_seed = state["next_seed"]
+        tensors = load_file(self.output / "state.safetensors")
+        for index, parameter in enumerate(self._parameters()):
+            prefix = f"optimizer.{index}."
+            self.optimizer.state[parameter] = {
+                key.removeprefix(prefix): value
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def _work(rank: int, output: Path, recipe: MiniRecipe, meeting: Path) -> None:
+    """Body of one spawned process."""
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{meeting.resolve()}",
+        rank=rank,
+        world_size=recipe.processes,
+    )
+    try:
+        _Run(output, recipe, rank).go()
+    finally:
+        dist.destroy_process_group()
+
+
+def _learning_rate(recipe: MiniRecipe, step: int, progress: float) -> float:
+    warm = min((step + 1) / recipe.warmup_steps, 1.0)
+    left = min((1.0 - progress) / recipe.decay_share, 1.0)
+    return recipe.learning_rate * warm * max(left, 0.0)
+
+
+def _optimizer(model: nn.Module, recipe: MiniRecipe) -> torch.optim.Optimizer:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+@contextmanager
+def _progress_bar(wanted: bool) -> Iterator[Callable[[float, float], None]]:
+    """Gives a function of (share done, loss) that moves a bar."""
+    with Progress(disable=not wanted) as bar:
+        task: TaskID = bar.add_task("training", total=1.0)
+        yield lambda done, loss: bar.update(
+            task, completed=done, description=f"training, loss {loss:.3f}"
+        )
+
+
+def _write_text(path: Path, text: str) -> None:
+    _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file under a temporary name and moves it over the final one."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)

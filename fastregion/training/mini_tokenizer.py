@@ -1,0 +1,56 @@
+"""Trains mini's byte-level BPE tokenizer on the sentences of scenes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from fastregion.language import Tokenizer
+from fastregion.models.mini.config import MiniConfig
+from fastregion.scenes import EVALUATION_SEEDS, generate_scene
+from fastregion.scenes.wording import compare, exchanges
+
+
+def _sentences(num_scenes: int) -> Iterator[str]:
+    rng = np.random.default_rng(0)
+    for seed in range(EVALUATION_SEEDS, EVALUATION_SEEDS + num_scenes):
+        scene = generate_scene(seed)
+        for region in scene.regions:
+            for exchange in exchanges(region.facts, rng, extra=6):
+                yield f"\n{exchange.prompt}\n"
+                yield exchange.answer
+        if len(scene.regions) > 1:
+            for _ in range(4):
+                exchange_or_none = compare(scene.regions[:3], rng)
+                if exchange_or_none is not None:
+                    yield f"\n{exchange_or_none.prompt}\n"
+                    yield exchange_or_none.answer
+
+
+def train_tokenizer(config: MiniConfig, *, num_scenes: int = 400) -> Tokenizer:
+    """Learns the merges; any text remains encodable, byte by byte.
+
+    Args:
+        config: Vocabulary size and the ids of the special tokens and region names.
+        num_scenes: Scenes whose sentences are the corpus.
+    """
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    names = [f"<Prompt{k}>" for k in range(len(config.region_token_ids))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.decoder.vocab_size,
+        special_tokens=["<pad>", "<bos>", "<eos>", *names],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_sentences(num_scenes), trainer)
+    # Names of regions are words of an answer, not marks to be dropped from it.
+    values = json.loads(backend.to_str())
+    for token in values["added_tokens"]:
+        token["special"] = token["content"] not in names
+    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(values)))
