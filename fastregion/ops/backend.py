@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-from types import ModuleType
 
 import torch
 
@@ -64,13 +63,6 @@ def backend(operator: str, device: torch.device | str = "cpu", *, force: str | N
         return device.type
     _log.debug("the reference runs instead: %s", obstacle)
     return "reference"
-
-
-def require_native() -> ModuleType:
-    """Return the native module to an implementation that ``backend`` has just chosen."""
-    module = native_module()
-    assert module is not None, "backend() names a native backend only when the module is there"
-    return module
 
 
 def _kernels(operator: str) -> tuple[str, ...]:

@@ -40,8 +40,8 @@ _OPERATORS = (
             "tiles [T, P, C], boxes [R, 4] in feature cells -> [R, oh*ow, C]: RoI-Align read "
             "straight from tile-major tokens"
         ),
-        native=(),
-        native_backward=(),
+        native=("cpu",),
+        native_backward=("cpu",),
         differentiable=("tiles",),
     ),
 )

@@ -37,6 +37,7 @@ from fastregion.ops.checks import (
     check_same_device,
     positive_pair,
 )
+from fastregion.ops.native import DTYPE_CODES, as_rows, family
 from fastregion.ops.registration import register, register_gradient
 
 
@@ -181,8 +182,15 @@ def _forward(
     backend: str,
 ) -> Tensor:
     _refuse_non_finite(boxes)
-    choose_backend("roi_replay", tiles.device, force=backend)
-    return roi_replay_reference(tiles, boxes, grid, tile_size, output_size)
+    chosen = choose_backend("roi_replay", tiles.device, force=backend)
+    if chosen == "reference":
+        return roi_replay_reference(tiles, boxes, grid, tile_size, output_size)
+    out = _forward_fake(tiles, boxes, grid, tile_size, output_size, backend)
+    tokens, bins = as_rows(tiles), as_rows(out)
+    boxes = boxes.to(accumulation_dtype(tiles.dtype)).contiguous()
+    params = _params(tokens, bins, boxes, grid, tile_size, output_size)
+    family("roi").roi_replay(params, torch.get_num_threads())
+    return out
 
 
 def _backward(
@@ -193,8 +201,42 @@ def _backward(
     output_size: list[int],
     backend: str,
 ) -> Tensor:
-    choose_backend("roi_replay_backward", grad.device, force=backend)
-    return roi_replay_backward_reference(grad, boxes, grid, tile_size, output_size)
+    chosen = choose_backend("roi_replay_backward", grad.device, force=backend)
+    if chosen == "reference":
+        return roi_replay_backward_reference(grad, boxes, grid, tile_size, output_size)
+    out = _backward_fake(grad, boxes, grid, tile_size, output_size, backend)
+    tokens, bins = as_rows(out), as_rows(grad)
+    boxes = boxes.to(accumulation_dtype(grad.dtype)).contiguous()
+    params = _params(tokens, bins, boxes, grid, tile_size, output_size)
+    family("roi").roi_replay_backward(params, torch.get_num_threads())
+    return out
+
+
+def _params(
+    tokens: Tensor,
+    bins: Tensor,
+    boxes: Tensor,
+    grid: list[int],
+    tile_size: list[int],
+    output_size: list[int],
+) -> Any:
+    """Fill the contract of csrc/roi/roi_replay.h; the caller keeps the three tensors alive."""
+    return family("roi").RoiReplayParams(
+        dtype=DTYPE_CODES[tokens.dtype],
+        tokens=tokens.data_ptr(),
+        token_stride=tokens.stride(0),
+        bins=bins.data_ptr(),
+        bin_stride=bins.stride(0),
+        boxes=boxes.data_ptr(),
+        num_rois=boxes.shape[0],
+        channels=tokens.shape[1],
+        grid_rows=grid[0],
+        grid_columns=grid[1],
+        tile_height=tile_size[0],
+        tile_width=tile_size[1],
+        output_height=output_size[0],
+        output_width=output_size[1],
+    )
 
 
 def _refuse_non_finite(boxes: Tensor) -> None:
