@@ -1,0 +1,375 @@
+"""Incremental decoding with the weights of a transformers decoder (Llama, Qwen2).
+
+Per layer, on rows x of the residual stream (N: RMSNorm, R_p: rotary embedding at position p):
+
+    q, k, v = R_p W_q N(x), R_p W_k N(x), W_v N(x)
+    x <- x + W_o softmax(q k^T / sqrt(head_dim)) v
+    x <- x + W_down (act(W_gate N(x)) * W_up N(x))
+
+The generic forward of transformers spends milliseconds of Python on each token of a small model.
+Here the modules' weights are looked up once per call, and three ways to attend share one forward:
+
+* ``prefill``: packed prompts, no padding; runs of prompts of equal length attend together;
+* ``step``: one new token per sequence, against the cache;
+* ``extend``: several texts after one prompt, as a tree: each text sees the prompt and itself.
+
+Weights are used where they are, neither copied nor fused: a training step between two calls is
+seen, and a large model is not held twice. The rotary angles come from the model's own module, so
+its scaling (linear, llama3, yarn, dynamic) holds. Everything runs in the dtype of the weights;
+autocast has no effect.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastregion.language.cache import KVCache
+from fastregion.language.packed import PackedPrompts
+
+__all__ = ["IncrementalDecoder"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+# (layer, rotated queries and keys, values: [rows, H + 2 KV, head_dim]) -> [rows, H head_dim]
+_Attend = Callable[[int, Tensor], Tensor]
+
+_SUPPORTED = ("llama", "qwen2")  # config.model_type
+_TABLE_STEP = 64  # positions the rotary table grows by: one refill per 64 tokens
+
+
+def _inference(
+    method: Callable[Concatenate[IncrementalDecoder, _P], _R],
+) -> Callable[Concatenate[IncrementalDecoder, _P], _R]:
+    """Run without gradients and in the decoder's own dtype, whatever the caller's context."""
+
+    @functools.wraps(method)
+    def run(self: IncrementalDecoder, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+class _Linear(NamedTuple):
+    weight: Tensor  # [out, in]
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class _Norm(NamedTuple):
+    weight: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class _Layer(NamedTuple):
+    input_norm: _Norm
+    query: _Linear
+    key: _Linear
+    value: _Linear
+    output: _Linear
+    post_attention_norm: _Norm
+    gate: _Linear
+    up: _Linear
+    down: _Linear
+    activation: Callable[[Tensor], Tensor]
+
+
+class IncrementalDecoder:
+    """Prefill, decoding steps and tree scoring over a decoder's weights.
+
+    Make one per call (it takes microseconds): it holds the weights that the modules hold now.
+
+    Args:
+        decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``, on one device and in
+            one floating dtype, with plain ``nn.Linear`` projections.
+
+    Attributes:
+        hidden_size: width of an embedding.
+        vocab_size: number of tokens.
+        max_positions: positions the model is made for (``max_position_embeddings``).
+        dtype, device: those of the weights.
+
+    Raises:
+        TypeError: not such a decoder; adapters or quantised layers in place of ``nn.Linear``; mixed
+            dtypes.
+        ValueError: weights on several devices or on ``meta``.
+        NotImplementedError: sliding-window attention or ``longrope`` angles.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        config: Any = getattr(decoder, "config", None)
+        if getattr(config, "model_type", None) not in _SUPPORTED or not hasattr(decoder, "lm_head"):
+            raise TypeError(
+                "decoder: expected a transformers LlamaForCausalLM or Qwen2ForCausalLM, "
+                f"got {type(decoder).__name__}"
+            )
+        windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+        if windows:
+            raise NotImplementedError(
+                f"decoder: only full attention is supported, got layer types {sorted(windows)}"
+            )
+        causal_lm: Any = decoder
+        model: Any = causal_lm.model
+        if model.rotary_emb.rope_type == "longrope":
+            raise NotImplementedError("decoder: rotary angles of type 'longrope' are not supported")
+        self._embedding: Tensor = model.embed_tokens.weight
+        self._layers = [_read_layer(layer) for layer in model.layers]
+        self._norm = _read_norm(model.norm)
+        self._head = _read_linear(causal_lm.lm_head, "lm_head")
+        self._num_heads: int = config.num_attention_heads
+        self._num_kv_heads: int = config.num_key_value_heads
+        self._head_dim: int = self._layers[0].query.weight.shape[0] // self._num_heads
+        self._grouped = self._num_heads != self._num_kv_heads
+        self.hidden_size: int = config.hidden_size
+        self.vocab_size = self._embedding.shape[0]
+        self.max_positions: int = config.max_position_embeddings
+        self.dtype, self.device = self._embedding.dtype, self._embedding.device
+        self._check_weights()
+        self._rotary: nn.Module = model.rotary_emb
+        self._angles: Tensor = self._embedding.new_empty(2, 0, 1, self._head_dim)
+
+    def _check_weights(self) -> None:
+        tensors = [self._embedding, self._head.weight, self._norm.weight]
+        for layer in self._layers:
+            tensors += [part.weight for part in layer if isinstance(part, (_Linear, _Norm))]
+        dtypes = {str(tensor.dtype) for tensor in tensors}
+        if len(dtypes) > 1 or not self.dtype.is_floating_point:
+            raise TypeError(
+                f"decoder: all weights must have one floating dtype, got {sorted(dtypes)}"
+            )
+        devices = {str(tensor.device) for tensor in tensors}
+        if len(devices) > 1 or self.device.type == "meta":
+            raise ValueError(f"decoder: all weights must be on one device, got {sorted(devices)}")
+
+    def check(self, prompts: PackedPrompts) -> None:
+        """Raise unless this decoder can read the prompts.
+
+        Raises:
+            TypeError: ``prompts`` is not ``PackedPrompts`` or has another dtype.
+            ValueError: another hidden size or device, or more positions than the model has.
+        """
+        if not isinstance(prompts, PackedPrompts):
+            raise TypeError(f"prompts: expected PackedPrompts, got {type(prompts).__name__}")
+        if prompts.hidden_size != self.hidden_size:
+            raise ValueError(
+                f"prompts: hidden size must be the decoder's {self.hidden_size}, "
+                f"got {prompts.hidden_size}"
+            )
+        if prompts.embeddings.dtype != self.dtype:
+            raise TypeError(
+                f"prompts: embeddings must have the decoder's dtype {self.dtype}, "
+                f"got {prompts.embeddings.dtype}; convert them with prompts.to(dtype=...)"
+            )
+        if prompts.embeddings.device != self.device:
+            raise ValueError(
+                f"prompts: must be on the decoder's device {self.device}, "
+                f"got {prompts.embeddings.device}; move them with prompts.to(device)"
+            )
+        highest = int(prompts.positions.max())
+        if highest >= self.max_positions:
+            raise ValueError(
+                "prompts: positions must be below the decoder's max_position_embeddings "
+                f"{self.max_positions}, got {highest}"
+            )
+
+    @_inference
+    def prefill(self, prompts: PackedPrompts, cache: KVCache | None = None) -> Tensor:
+        """Read the prompts.
+
+        Args:
+            prompts: ``B`` prompts that fit this decoder (see ``check``).
+            cache: where to keep keys and values, from ``new_cache``; None keeps none.
+
+        Returns:
+            The last layer's normalised hidden states, ``[total_tokens, hidden]``.
+        """
+        heads, kv_heads, head_dim = self._num_heads, self._num_kv_heads, self._head_dim
+        runs = list(_runs(prompts.lengths))
+
+        def attend(index: int, qkv: Tensor) -> Tensor:
+            outputs = []
+            for rows, tokens, length in runs:
+                run = qkv[tokens].view(-1, length, heads + 2 * kv_heads, head_dim).transpose(1, 2)
+                query = run[:, :heads]  # [b, H, n, d]
+                keys_values = run[:, heads:].view(-1, 2, kv_heads, length, head_dim)
+                if cache is not None:
+                    columns = slice(cache.length - length, cache.length)
+                    cache.layers[index][rows, :, :, columns] = keys_values
+                keys, values = keys_values.unbind(1)
+                out = F.scaled_dot_product_attention(
+                    query, keys, values, is_causal=True, enable_gqa=self._grouped
+                )
+                outputs.append(out.transpose(1, 2).reshape(-1, heads * head_dim))
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+        angles = self._angles_at(prompts.positions, int(prompts.positions.max()))
+        return self._forward(prompts.embeddings, angles, attend)
+
+    @_inference
+    def new_cache(self, prompts: PackedPrompts) -> KVCache:
+        """An empty cache for these prompts, to be filled by ``prefill``."""
+        last = prompts.positions.index_select(0, prompts.cu_seqlens[1:].long() - 1)
+        return KVCache(
+            num_layers=len(self._layers),
+            num_kv_heads=self._num_kv_heads,
+            head_dim=self._head_dim,
+            lengths=prompts.lengths,
+            positions=last + 1,
+            dtype=self.dtype,
+        )
+
+    @_inference
+    def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
+        """Append one token to each sequence.
+
+        Args:
+            token_ids: int64 ``[B]``, the newest token of each sequence.
+            cache: filled by ``prefill``; grows by one column.
+
+        Returns:
+            Logits of the next token, ``[B, vocab]``.
+        """
+        heads, kv_heads, head_dim = self._num_heads, self._num_kv_heads, self._head_dim
+        batch_size = cache.batch_size
+        cache.reserve(1)
+        column, start = cache.length, cache.start
+        window = column + 1 - start
+        mask = None if cache.mask is None else cache.mask.narrow(3, start, window)
+
+        def attend(index: int, qkv: Tensor) -> Tensor:
+            layer = cache.layers[index]
+            layer.select(3, column).copy_(qkv[:, heads:].view(batch_size, 2, kv_heads, head_dim))
+            keys, values = layer.narrow(3, start, window).unbind(1)
+            # The query heads that share a key head stand in the place of query positions: all of
+            # them may see the whole window, and no key is repeated.
+            query = qkv[:, :heads].view(batch_size, kv_heads, -1, head_dim)
+            out = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+            return out.reshape(batch_size, heads * head_dim)
+
+        angles = self._angles_at(cache.positions, cache.highest_position)
+        hidden = self._forward(F.embedding(token_ids, self._embedding), angles, attend)
+        cache.advance()
+        return self._head(hidden)
+
+    @_inference
+    def extend(self, token_ids: Tensor, offsets: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
+        """Read texts that each continue the one cached sequence, leaving its length as it is.
+
+        Args:
+            token_ids: int64 ``[n]``, the texts one after the other.
+            offsets: int64 ``[n]``, place of each token in its text.
+            mask: bool ``[n, n]``, which tokens of the texts each token sees (itself included).
+            cache: one sequence, filled by ``prefill``.
+
+        Returns:
+            Hidden states ``[n, hidden]``.
+        """
+        heads, kv_heads, head_dim = self._num_heads, self._num_kv_heads, self._head_dim
+        count = token_ids.shape[0]
+        cache.reserve(count)
+        end = cache.length + count
+        visible = self._embedding.new_zeros(count, end)
+        visible[:, cache.length :].masked_fill_(~mask, float("-inf"))
+
+        def attend(index: int, qkv: Tensor) -> Tensor:
+            layer = cache.layers[index]
+            new = qkv.transpose(0, 1)[None]  # [1, H + 2 KV, n, d]
+            layer[:, :, :, cache.length : end] = new[:, heads:].view(
+                1, 2, kv_heads, count, head_dim
+            )
+            keys, values = layer[:, :, :, :end].unbind(1)
+            out = F.scaled_dot_product_attention(
+                new[:, :heads], keys, values, attn_mask=visible, enable_gqa=self._grouped
+            )
+            return out[0].transpose(0, 1).reshape(count, heads * head_dim)
+
+        highest = cache.highest_position + int(offsets.max())
+        angles = self._angles_at(cache.positions + offsets, highest)
+        return self._forward(F.embedding(token_ids, self._embedding), angles, attend)
+
+    @_inference
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits ``[n, vocab]`` of hidden states ``[n, hidden]``."""
+        return self._head(hidden)
+
+    def _forward(self, x: Tensor, angles: Tensor, attend: _Attend) -> Tensor:
+        """All layers on rows ``x [rows, hidden]``; ``attend`` is the only part that differs."""
+        rotated = self._num_heads + self._num_kv_heads
+        cos, sin = angles  # [rows, 1, head_dim] each
+        for index, layer in enumerate(self._layers):
+            normed = layer.input_norm(x)
+            qkv = torch.cat((layer.query(normed), layer.key(normed), layer.value(normed)), dim=-1)
+            qkv = qkv.view(-1, rotated + self._num_kv_heads, self._head_dim)
+            # R_p t = t cos + (-t2, t1) sin for the halves t1, t2; the sign is in the table
+            turning = qkv[:, :rotated]
+            swapped = turning.roll(self._head_dim // 2, -1)
+            turning.mul_(cos).addcmul_(swapped, sin)
+            x = x + layer.output(attend(index, qkv))
+            normed = layer.post_attention_norm(x)
+            x = x + layer.down(layer.activation(layer.gate(normed)) * layer.up(normed))
+        return self._norm(x)
+
+    def _angles_at(self, positions: Tensor, highest: int) -> Tensor:
+        """Rotary cosines and signed sines ``[2, rows, 1, head_dim]``; ``highest`` saves a sync."""
+        if highest >= self._angles.shape[1]:
+            count = min(highest + _TABLE_STEP, self.max_positions)
+            every = torch.arange(count, device=self.device)
+            cos, sin = self._rotary(self._embedding, every[None])  # [1, count, head_dim] each
+            if cos.shape[-1] != self._head_dim:
+                raise NotImplementedError(
+                    f"decoder: rotary width must be head_dim {self._head_dim}, got {cos.shape[-1]}"
+                )
+            sin[..., : self._head_dim // 2].neg_()
+            self._angles = torch.stack((cos[0], sin[0])).unsqueeze(2)
+        return self._angles.index_select(1, positions)
+
+
+def _runs(lengths: Sequence[int]) -> Iterator[tuple[slice, slice, int]]:
+    """Neighbouring prompts of equal length, as (slice of prompts, slice of tokens, length)."""
+    row = token = 0
+    for length, group in groupby(lengths):
+        count = len(list(group))
+        yield slice(row, row + count), slice(token, token + count * length), length
+        row, token = row + count, token + count * length
+
+
+def _read_layer(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return _Layer(
+        input_norm=_read_norm(layer.input_layernorm),
+        query=_read_linear(attention.q_proj, "q_proj"),
+        key=_read_linear(attention.k_proj, "k_proj"),
+        value=_read_linear(attention.v_proj, "v_proj"),
+        output=_read_linear(attention.o_proj, "o_proj"),
+        post_attention_norm=_read_norm(layer.post_attention_layernorm),
+        gate=_read_linear(mlp.gate_proj, "gate_proj"),
+        up=_read_linear(mlp.up_proj, "up_proj"),
+        down=_read_linear(mlp.down_proj, "down_proj"),
+        activation=mlp.act_fn,
+    )
+
+
+def _read_linear(module: nn.Module, name: str) -> _Linear:
+    # Adapters and quantised layers compute something else than their weight says.
+    if type(module) is not nn.Linear:
+        raise TypeError(
+            f"decoder: {name} must be a torch.nn.Linear, got {type(module).__name__}; "
+            "merge adapters into the weights first"
+        )
+    return _Linear(module.weight, module.bias)
+
+
+def _read_norm(module: Any) -> _Norm:
+    return _Norm(module.weight, module.variance_epsilon)
