@@ -1,0 +1,139 @@
+"""Token ids and text: a ``tokenizer.json`` through the ``tokenizers`` library, and streaming.
+
+The AutoTokenizer machinery of transformers is not used: the file says all that is needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+__all__ = ["Detokenizer", "Tokenizer"]
+
+_FILE = "tokenizer.json"
+_MAX_BYTES = 128 * 2**20  # the largest published ones (vocabularies of 256,000) take 35 MB
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what bytes that are not (yet) a character decode to
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Args:
+        backend: the library's tokenizer, used as it is.
+
+    Attributes:
+        backend: the library's tokenizer.
+        vocab_size: number of tokens, added ones included.
+        special_tokens: id of each special token by its text.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self.backend = backend
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.special_tokens: dict[str, int] = {
+            token.content: token_id
+            for token_id, token in sorted(backend.get_added_tokens_decoder().items())
+            if token.special
+        }
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """Load ``tokenizer.json``, given as the file or the folder that holds it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is larger than 128 MiB or not a tokenizer.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / _FILE
+        if not file.is_file():
+            raise FileNotFoundError(f"tokenizer: no such file: {file}")
+        size = file.stat().st_size
+        if size > _MAX_BYTES:
+            raise ValueError(f"tokenizer: {file} must be at most {_MAX_BYTES} bytes, got {size}")
+        try:
+            backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"tokenizer: {file} is not a tokenizer.json: {error}") from error
+        return cls(backend)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``tokenizer.json`` into an existing folder."""
+        text = self.backend.to_str(pretty=True)
+        Path(folder, _FILE).write_text(text + "\n", encoding="utf-8")
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of a text; special tokens written in it are recognised.
+
+        Args:
+            text: any text.
+            add_special_tokens: also add those that the file's post-processor puts around a text.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text: must be a str, got {type(text).__name__}")
+        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of token ids; bytes that are no character become U+FFFD."""
+        text: str = self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_id(self, token: str) -> int:
+        """Id of a token given by its text.
+
+        Raises:
+            ValueError: the vocabulary does not have it.
+        """
+        token_id: int | None = self.backend.token_to_id(token)
+        if token_id is None:
+            raise ValueError(f"tokenizer: the vocabulary has no token {token!r}")
+        return token_id
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+
+class Detokenizer:
+    """Text of a token stream, piece by piece; never half a character.
+
+    The pieces, with the one from ``flush``, join to ``tokenizer.decode`` of all tokens (up to the
+    number of U+FFFD where a vocabulary with byte fallback produces malformed bytes). A token may
+    end inside a character, so text that ends in U+FFFD waits for more.
+    What a token adds is found by decoding it after the tokens of the previous piece, because some
+    decoders treat the first token of a text differently (a leading space).
+
+    Args:
+        tokenizer: gives ``decode``.
+        skip_special_tokens: leave special tokens out.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._context: list[int] = []  # tokens of the previous piece
+        self._pending: list[int] = []  # tokens since
+
+    def put(self, token_id: int) -> str:
+        """Text that has become certain with this token; may be empty."""
+        self._pending.append(token_id)
+        return self._take(final=False)
+
+    def flush(self) -> str:
+        """Text still held back at the end of the stream (U+FFFD for an unfinished character)."""
+        return self._take(final=True)
+
+    def _take(self, *, final: bool) -> str:
+        text = self._decode(self._context + self._pending)
+        known = self._decode(self._context)
+        if len(text) <= len(known) or (text.endswith(_INCOMPLETE) and not final):
+            return ""
+        self._context, self._pending = self._pending, []
+        return text[len(known) :]
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)
