@@ -1,0 +1,207 @@
+"""Text from packed prompts: greedy decoding and sampling, whole or streamed, for any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fastregion.language.decoder import IncrementalDecoder
+from fastregion.language.packed import PackedPrompts, check_token_ids
+from fastregion.language.sampling import Sampler
+
+__all__ = ["FinishReason", "Generated", "Token", "generate", "stream"]
+
+FinishReason = Literal["stop", "length"]
+OnToken = Callable[[int, int, float], object]
+Stop = Callable[[int, list[int]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token.
+
+    Attributes:
+        index: the prompt that it continues.
+        token_id: its id.
+        logprob: its log-probability under the model (temperature 1, all tokens).
+        finish_reason: set on the last token of a sequence: ``"stop"`` (an end token, or the stop
+            function) or ``"length"`` (``max_new_tokens``, or the end of the model's context).
+    """
+
+    index: int
+    token_id: int
+    logprob: float
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The continuation of one prompt.
+
+    Attributes:
+        token_ids: new tokens, the end token included when there was one.
+        logprobs: log-probability of each under the model (temperature 1, all tokens).
+        finish_reason: see ``Token``.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+
+
+def generate(
+    decoder: nn.Module,
+    prompts: PackedPrompts,
+    *,
+    max_new_tokens: int,
+    eos_token_ids: int | Iterable[int],
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    on_token: OnToken | None = None,
+    stop: Stop | None = None,
+) -> list[Generated]:
+    """Continue every prompt until it ends.
+
+    Sequences are decoded together and leave the batch when they end. The result of a sequence does
+    not depend on its neighbours, up to rounding; that holds for sampling too (see ``Sampler``).
+
+    Args:
+        decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
+        prompts: ``B`` prompts of the decoder's hidden size, dtype and device.
+        max_new_tokens: tokens per sequence, at least 1; the model's context may end earlier.
+        eos_token_ids: tokens that end a sequence; may be empty.
+        temperature: 0 for greedy decoding; sampling divides the logits by it.
+        top_p: sample from the most likely tokens of this total probability, in (0, 1].
+        generator: makes sampling reproducible.
+        on_token: called as ``on_token(index, token_id, logprob)`` for every token as it comes.
+        stop: called as ``stop(index, token_ids)`` with all new tokens of a sequence after each;
+            returning True ends it.
+
+    Returns:
+        One result per prompt, in order.
+
+    Raises:
+        TypeError: an argument of the wrong type; embeddings in another dtype than the decoder.
+        ValueError: a value out of range; embeddings of another width or on another device; more
+            positions than the decoder has.
+        NotImplementedError: a decoder with sliding-window attention or ``longrope`` angles.
+        FloatingPointError: the decoder computes NaN.
+    """
+    tokens = stream(
+        decoder,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        eos_token_ids=eos_token_ids,
+        temperature=temperature,
+        top_p=top_p,
+        generator=generator,
+        stop=stop,
+    )
+    by_prompt: list[list[Token]] = [[] for _ in range(prompts.batch_size)]
+    for token in tokens:
+        by_prompt[token.index].append(token)
+        if on_token is not None:
+            on_token(token.index, token.token_id, token.logprob)
+    return [
+        Generated(
+            token_ids=[token.token_id for token in sequence],
+            logprobs=[token.logprob for token in sequence],
+            finish_reason="stop" if sequence[-1].finish_reason == "stop" else "length",
+        )
+        for sequence in by_prompt
+    ]
+
+
+def stream(
+    decoder: nn.Module,
+    prompts: PackedPrompts,
+    *,
+    max_new_tokens: int,
+    eos_token_ids: int | Iterable[int],
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    stop: Stop | None = None,
+) -> Iterator[Token]:
+    """Continue every prompt, token by token; the arguments are those of ``generate``.
+
+    Arguments are checked here, before the first token is asked for. Each step yields one token of
+    every sequence that has not ended, in order of the prompts.
+
+    Returns:
+        An iterator; work happens as it advances, and leaving it early stops the work.
+    """
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
+        raise TypeError(f"max_new_tokens: must be an integer, got {type(max_new_tokens).__name__}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: must be at least 1, got {max_new_tokens}")
+    if not isinstance(eos_token_ids, int | Iterable):
+        raise TypeError(
+            "eos_token_ids: must be a token id or several, may be empty, "
+            f"got {type(eos_token_ids).__name__}"
+        )
+    ends = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids)
+    sampler = Sampler(temperature, top_p, generator)
+    model = IncrementalDecoder(decoder)
+    check_token_ids("eos_token_ids:", ends, model.vocab_size)
+    model.check(prompts)
+    return _decode(model, prompts, max_new_tokens, frozenset(ends), sampler, stop)
+
+
+def _decode(
+    model: IncrementalDecoder,
+    prompts: PackedPrompts,
+    max_new_tokens: int,
+    ends: frozenset[int],
+    sampler: Sampler,
+    stop: Stop | None,
+) -> Iterator[Token]:
+    """The decoding loop: choose, report, drop what has ended, step."""
+    batch_size = prompts.batch_size
+    cache = model.new_cache(prompts)
+    last_tokens = prompts.cu_seqlens[1:].long() - 1
+    logits = model.logits(model.prefill(prompts, cache)[last_tokens])
+    # The last token of the context can still be chosen, it is only never read.
+    room = (model.max_positions + 1 - cache.positions).tolist()
+    limits = [min(max_new_tokens, left) for left in room]
+    uniform = sampler.draw(batch_size, min(max_new_tokens, model.max_positions), model.device)
+    rows = list(range(batch_size))  # the prompt that each row of the batch continues
+    texts: list[list[int]] = [[] for _ in rows]
+    while True:
+        step = len(texts[rows[0]])
+        draws = None if uniform is None else uniform[rows, step]
+        chosen, logprobs = sampler.choose(logits, draws)
+        ended = []
+        tokens = []
+        for row, token_id, logprob in zip(
+            range(len(rows)), chosen.tolist(), logprobs.tolist(), strict=True
+        ):
+            index = rows[row]
+            if logprob != logprob:  # NaN
+                raise FloatingPointError(
+                    f"generate: the decoder computed NaN for prompt {index} at new token {step}; "
+                    "its embeddings or the decoder's weights are not finite"
+                )
+            text = texts[index]
+            text.append(token_id)
+            finish_reason: FinishReason | None = None
+            if token_id in ends or (stop is not None and stop(index, text)):
+                finish_reason = "stop"
+            elif len(text) == limits[index]:
+                finish_reason = "length"
+            if finish_reason is not None:
+                ended.append(row)
+            tokens.append(Token(index, token_id, logprob, finish_reason))
+        yield from sorted(tokens, key=lambda token: token.index)
+        if len(ended) == len(rows):
+            return
+        if ended:
+            kept = cache.remove(ended)
+            rows = [rows[row] for row in kept]
+            chosen = chosen[kept]
+        logits = model.step(chosen, cache)

@@ -1,0 +1,185 @@
+"""Log-probabilities of given texts: labelled tokens of packed prompts, or many texts per prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastregion.language.decoder import IncrementalDecoder
+from fastregion.language.packed import IGNORED_LABEL, PackedPrompts, check_token_ids
+
+__all__ = ["score", "score_continuations", "token_logprobs"]
+
+_LOGITS_PER_CHUNK = 2**24  # 64 MiB of float32 logits at a time, whatever the vocabulary
+_TOKENS_PER_TREE = 256  # texts read together after one prompt; the tree mask is quadratic in this
+
+
+def token_logprobs(decoder: nn.Module, prompts: PackedPrompts) -> list[Tensor]:
+    """Log-probability of every labelled token, given everything before it in its prompt.
+
+    As in training, the label of a prompt's first token is left out: nothing predicts it.
+
+    Args:
+        decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
+        prompts: ``B`` prompts with labels.
+
+    Returns:
+        Per prompt the log-probabilities of its labelled tokens in order, float32 (float64 for a
+        float64 decoder).
+
+    Raises:
+        TypeError: see ``generate``.
+        ValueError: prompts without labels, a label outside the vocabulary; see also ``generate``.
+        NotImplementedError: see ``generate``.
+    """
+    model = IncrementalDecoder(decoder)
+    model.check(prompts)
+    if prompts.labels is None:
+        raise ValueError("prompts: labels are needed for scoring, got none")
+    highest = int(prompts.labels.max())
+    if highest >= model.vocab_size:
+        raise ValueError(f"prompts: labels must be below {model.vocab_size}, got {highest}")
+    scored = prompts.labels != IGNORED_LABEL
+    scored[prompts.cu_seqlens[:-1].long()] = False
+    places = scored.nonzero().squeeze(1)
+    hidden = model.prefill(prompts)[places - 1]
+    logprobs = _logprobs(model, hidden, prompts.labels[places])
+    counts = torch.nn.functional.pad(scored.cumsum(0), (1, 0))[prompts.cu_seqlens.long()].diff()
+    return list(torch.split(logprobs, counts.tolist()))
+
+
+def score(decoder: nn.Module, prompts: PackedPrompts) -> Tensor:
+    """Mean log-probability of the labelled tokens of each prompt, ``[B]``.
+
+    Args and errors are those of ``token_logprobs``; a prompt without any label to score is a
+    ValueError.
+    """
+    values = token_logprobs(decoder, prompts)
+    for index, value in enumerate(values):
+        if not len(value):
+            raise ValueError(
+                f"prompts: labels must mark a token to score, got none in prompt {index}"
+            )
+    return torch.stack([value.mean() for value in values])
+
+
+def score_continuations(
+    decoder: nn.Module, prompts: PackedPrompts, texts: Sequence[Sequence[int]]
+) -> Tensor:
+    """Mean log-probability per token of every text as continuation of every prompt.
+
+    Each prompt is read once. The texts follow it as a tree: all see the prompt's keys and values,
+    none sees another.
+
+    Args:
+        decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
+        prompts: ``B`` prompts; labels are not used.
+        texts: ``T`` lists of token ids, none empty; append the end token to score it too.
+
+    Returns:
+        ``[B, T]``, float32 (float64 for a float64 decoder).
+
+    Raises:
+        TypeError: see ``generate``; ids that are not integers.
+        ValueError: no text, an empty text, an id outside the vocabulary, a prompt and text longer
+            than the decoder's context; see also ``generate``.
+        NotImplementedError: see ``generate``.
+    """
+    model = IncrementalDecoder(decoder)
+    model.check(prompts)
+    if not texts:
+        raise ValueError("texts: must hold at least one text, got none")
+    for index, text in enumerate(texts):
+        if not text:
+            raise ValueError(
+                f"texts: every text must have at least one token, text {index} is empty"
+            )
+        check_token_ids(f"texts: token ids of text {index}", text, model.vocab_size)
+    longest = max(len(text) for text in texts)
+    highest = int(prompts.positions.max()) + longest
+    if highest > model.max_positions:
+        raise ValueError(
+            "texts: prompt and text must fit in the decoder's max_position_embeddings "
+            f"{model.max_positions}, got {highest + 1} positions"
+        )
+    trees = list(_trees(texts, model.device))
+    return torch.stack([_score_one(model, prompts.select([b]), trees) for b in range(len(prompts))])
+
+
+class _Tree(NamedTuple):
+    """Some texts without their last tokens, laid end to end.
+
+    With ``n`` tokens to read in all and ``m`` to predict (one more per text):
+    """
+
+    inputs: Tensor  # [n] tokens to read
+    offsets: Tensor  # [n] place of each in its text
+    mask: Tensor  # [n, n] bool: same text, and not later
+    sources: Tensor  # [m] row that predicts each target: 0 is the prompt's last, 1 + i input i
+    targets: Tensor  # [m] tokens to predict
+    lengths: list[int]  # tokens of each text; sums to m
+
+
+def _score_one(model: IncrementalDecoder, prompt: PackedPrompts, trees: list[_Tree]) -> Tensor:
+    cache = model.new_cache(prompt)
+    last = model.prefill(prompt, cache)[-1:]
+    means = []
+    for tree in trees:
+        rows = last
+        if len(tree.inputs):
+            rows = torch.cat((last, model.extend(tree.inputs, tree.offsets, tree.mask, cache)))
+        logprobs = _logprobs(model, rows[tree.sources], tree.targets)
+        means += [text.mean() for text in torch.split(logprobs, tree.lengths)]
+    return torch.stack(means)
+
+
+def _trees(texts: Sequence[Sequence[int]], device: torch.device) -> Iterator[_Tree]:
+    """Cut the texts into groups of bounded size; a longer text makes a group of its own."""
+    group: list[Sequence[int]] = []
+    size = 0
+    for text in texts:
+        if group and size + len(text) > _TOKENS_PER_TREE:
+            yield _tree(group, device)
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    yield _tree(group, device)
+
+
+def _tree(texts: Sequence[Sequence[int]], device: torch.device) -> _Tree:
+    def tensor(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    inputs: list[int] = []
+    offsets: list[int] = []
+    owners: list[int] = []
+    sources: list[int] = []
+    for owner, text in enumerate(texts):
+        count = len(text) - 1
+        sources += [0, *range(len(inputs) + 1, len(inputs) + 1 + count)]
+        inputs += text[:-1]
+        offsets += range(count)
+        owners += [owner] * count
+    owner_of = tensor(owners)
+    return _Tree(
+        inputs=tensor(inputs),
+        offsets=tensor(offsets),
+        mask=(owner_of[:, None] == owner_of).tril(),
+        sources=tensor(sources),
+        targets=tensor([token for text in texts for token in text]),
+        lengths=[len(text) for text in texts],
+    )
+
+
+def _logprobs(model: IncrementalDecoder, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target ``[n]`` at its hidden state ``[n, hidden]``, in chunks."""
+    chunk = max(1, _LOGITS_PER_CHUNK // model.vocab_size)
+    parts = []
+    for rows, wanted in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True):
+        logits = model.logits(rows)
+        logprobs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        parts.append(logprobs.gather(-1, wanted[:, None]).squeeze(1))
+    return torch.cat(parts)
