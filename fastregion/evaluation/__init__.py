@@ -1,0 +1,1 @@
+"""Judges of captioners: :func:`fastregion.evaluation.mini.evaluate` measures what can be seen."""
