@@ -31,7 +31,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DEFAULT_MAX_PIXELS", "ImageSource", "RgbImage", "load_image", "open_image"]
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "ImageSource",
+    "RgbImage",
+    "check_output_path",
+    "load_image",
+    "open_image",
+]
 
 RgbImage: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor"
@@ -41,6 +48,7 @@ DEFAULT_MAX_PIXELS = 178_956_970
 MAX_PIXELS_VARIABLE = "FASTREGION_MAX_PIXELS"
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "TGA", "ICO")
+_OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _ACCEPTED = (
     "a path, a PIL image, an array [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16 or float in "
     "[0, 1]) or a tensor [3, H, W] or [H, W, 3]"
@@ -136,6 +144,24 @@ def open_image(
         image.close()
         raise
     return image
+
+
+def check_output_path(path: str | os.PathLike[str], *, argument: str = "path") -> None:
+    """Raise ValueError unless a picture can be saved there.
+
+    Args:
+        path: in an existing folder, with the suffix of an image format.
+        argument: name of the caller's argument, for error messages.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in _OUTPUT_SUFFIXES:
+        raise ValueError(
+            f"{argument}: must end in one of {', '.join(_OUTPUT_SUFFIXES)}, got {str(file)!r}"
+        )
+    if not file.parent.is_dir():
+        raise ValueError(f"{argument}: folder {str(file.parent)!r} does not exist")
+    if file.is_dir():
+        raise ValueError(f"{argument}: {str(file)!r} is a directory")
 
 
 def _open_lazily(file: Path) -> Image.Image:

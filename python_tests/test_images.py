@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastregion.images import DEFAULT_MAX_PIXELS, load_image, open_image
+from fastregion.images import DEFAULT_MAX_PIXELS, check_output_path, load_image, open_image
 
 ORIENTATION = 0x0112
 
@@ -327,3 +327,19 @@ class TestPixelLimit:
             load_image(tmp_path / "picture.png")
         with pytest.raises(ValueError, match="max_pixels: expected a positive integer, got 0"):
             load_image(tmp_path / "picture.png", max_pixels=0)
+
+
+def test_output_path(tmp_path: Path) -> None:
+    for name in ("out.png", "OUT.JPG", "out.webp"):
+        check_output_path(tmp_path / name)
+    (tmp_path / "folder.png").mkdir()
+    for name, message in [
+        ("out", r"path: must end in one of \.png"),
+        ("out.pdf", r"path: must end in one of \.png"),
+        ("nowhere/out.png", r"path: folder .*nowhere' does not exist"),
+        ("folder.png", r"path: .*folder\.png' is a directory"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            check_output_path(tmp_path / name)
+    with pytest.raises(ValueError, match="--plot: must end in"):
+        check_output_path("out", argument="--plot")
