@@ -1,0 +1,76 @@
+"""From a name or a folder to a captioner: the one list of models."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from pathlib import Path
+
+from fastregion.models import checkpoint
+from fastregion.models.base import Captioner
+
+__all__ = ["BUILT_IN", "load"]
+
+# What config.json calls a model, and the class that runs it (imported when needed).
+_CLASSES = {"fastregion-mini": ("fastregion.models.mini", "MiniCaptioner")}
+
+# Captioners whose weights are part of the package, by name.
+BUILT_IN = {"fastregion/mini": Path(__file__).with_name("mini") / "weights"}
+_ALIASES = {"mini": "fastregion/mini"}
+
+# Published systems that are planned: named so that asking for one gets an honest answer.
+_PLANNED = {
+    "gar": "GAR (HaochenWang/GAR-1B, HaochenWang/GAR-8B)",
+    "dam": "DAM (nvidia/DAM-3B, nvidia/DAM-3B-Self-Contained, nvidia/DAM-3B-Video)",
+    "ureca": "URECA",
+    "pix2cap": "Pix2Cap",
+}
+
+
+def load(name: str | os.PathLike[str]) -> Captioner:
+    """Load a captioner.
+
+    Args:
+        name: ``"fastregion/mini"`` (or ``"mini"``), which needs no download, or a folder written by
+            ``save_pretrained``.
+
+    Returns:
+        The captioner, on the CPU, in evaluation mode.
+
+    Raises:
+        TypeError: ``name`` is neither a string nor a path.
+        FileNotFoundError: a file of the folder is missing.
+        ValueError: an unknown name, a folder of an unknown kind of model, or a damaged file.
+        NotImplementedError: a published model that fastregion does not run yet.
+    """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"model: expected a name or a folder, got {type(name).__name__}")
+    text = os.fspath(name)
+    text = _ALIASES.get(text, text)
+    if text in BUILT_IN:
+        return _load_folder(BUILT_IN[text], model_id=text)
+    if os.path.isdir(text):
+        return _load_folder(Path(text))
+    for word in re.split(r"[^a-z0-9]+", text.lower()):
+        if word in _PLANNED:
+            raise NotImplementedError(
+                f"model: {_PLANNED[word]} is not implemented yet; available: {_known()}"
+            )
+    raise ValueError(f"model: unknown name {text!r}; available: {_known()}")
+
+
+def _known() -> str:
+    return ", ".join([*BUILT_IN, "or a folder written by save_pretrained"])
+
+
+def _load_folder(folder: Path, model_id: str | None = None) -> Captioner:
+    model_type = checkpoint.read_config(folder)["model_type"]
+    if model_type not in _CLASSES:
+        raise ValueError(
+            f"model: {str(folder)!r} holds a model of type {model_type!r}; "
+            f"known types: {', '.join(_CLASSES)}"
+        )
+    module, name = _CLASSES[model_type]
+    captioner_class: type[Captioner] = getattr(importlib.import_module(module), name)
+    return captioner_class.from_pretrained(folder, model_id=model_id)

@@ -1,0 +1,394 @@
+"""What every captioner can do; a model adds how an image and its regions become a prompt.
+
+    image, regions, prompt -> RegionRequest -> process, encode -> PackedPrompts -> generate -> text
+
+A subclass provides the model's own steps (``build_model``, ``decoder``, ``eos_token_ids``,
+``process``, ``encode``, ``append_text``). Checking, batching over regions, generation, streaming,
+scoring, saving and loading are written here, once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import nn
+
+from fastregion import language
+from fastregion.images import ImageSource, RgbImage, load_image
+from fastregion.language import Detokenizer, PackedPrompts, Tokenizer
+from fastregion.models import checkpoint
+from fastregion.models.description import Description
+from fastregion.models.request import RegionRequest, Sampling, check_int, is_one_region
+from fastregion.regions import Region, as_regions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Captioner", "ModelConfig"]
+
+_VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+_BATCH_SIZE = 32  # regions at a time: enough to fill a CPU's or a small GPU's matrix products
+
+
+class ModelConfig(Protocol):
+    """A model's numbers: a dataclass that goes through JSON and back, ``model_type`` included."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-able."""
+        ...
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_dict``; an unknown key is an error."""
+        ...
+
+
+class Captioner(ABC):
+    """Describes regions of images in words.
+
+    Attributes:
+        model_type: what ``config.json`` calls this kind of model.
+        config_class: type of ``config``.
+        config: the model's numbers.
+        tokenizer: between text and token ids.
+        model: one module that holds all weights.
+        model_id: name of the weights, for people.
+    """
+
+    model_type: ClassVar[str]
+    config_class: ClassVar[type[ModelConfig]]
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    model: nn.Module
+    model_id: str
+
+    def __init__(
+        self, config: ModelConfig, tokenizer: Tokenizer, *, model_id: str | None = None
+    ) -> None:
+        """Build the model with random weights, in evaluation mode."""
+        self.config = config
+        self.tokenizer = tokenizer
+        self.model_id = model_id or self.model_type
+        self.model = self.build_model().eval()
+
+    # ---- what a model provides ----
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """The module for ``self.config`` and ``self.tokenizer``, with random weights."""
+
+    @property
+    @abstractmethod
+    def decoder(self) -> nn.Module:
+        """The language model inside ``model`` (a transformers causal language model)."""
+
+    @property
+    @abstractmethod
+    def eos_token_ids(self) -> Sequence[int]:
+        """Tokens that end a text."""
+
+    @abstractmethod
+    def process(self, request: RegionRequest) -> Any:
+        """Turn a request into the tensors that ``encode`` takes, on ``self.device``."""
+
+    @abstractmethod
+    def encode(self, batch: Any) -> PackedPrompts:
+        """Encode to prompts: one per region, or a single one where the request is joint."""
+
+    @abstractmethod
+    def append_text(self, prompts: PackedPrompts, texts: Sequence[str]) -> PackedPrompts:
+        """Continue each prompt with a text, its tokens and the end token as labels."""
+
+    # ---- what every captioner can do ----
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights; returns self."""
+        self.model.to(device)
+        return self
+
+    def describe(
+        self,
+        image: ImageSource,
+        regions: Any,
+        prompt: str | None = None,
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stream: bool = False,
+        return_details: bool = False,
+        batch_size: int = _BATCH_SIZE,
+    ) -> Any:
+        """Describe each region.
+
+        Args:
+            image: anything :func:`fastregion.images.load_image` reads.
+            regions: one region or a list: anything :func:`fastregion.regions.as_regions` takes.
+            prompt: what to say instead of a detailed description; ``<Prompt0>`` is the region.
+            max_new_tokens: longest text, in tokens.
+            temperature: 0 takes the most likely token; above, tokens are drawn from
+                ``softmax(logits / temperature)``.
+            seed: makes drawing repeatable (for the same regions and batch size).
+            stream: return an iterator over pieces of text as they are made.
+            return_details: return :class:`Description` objects instead of strings.
+            batch_size: how many regions are worked on at a time.
+
+        Returns:
+            ``str`` (or :class:`Description`) for one region, a list of them for a list. With
+            ``stream``: an iterator over ``str`` for one region, over pairs ``(index, str)`` for a
+            list, in which the regions of a batch take turns.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: an argument is not as described; the message
+                begins with its name. Nothing has been computed then.
+            NotImplementedError: ``image`` is a video.
+        """
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        check_int("batch_size", batch_size, at_least=1)
+        if stream and return_details:
+            raise ValueError("return_details: cannot be combined with stream")
+        pixels = self._load_image(image)
+        found = tuple(as_regions(regions, pixels.shape[:2]))
+        one = is_one_region(regions)
+        if not found:
+            return iter(()) if stream else []
+        parts = list(RegionRequest(pixels, found, prompt).split(batch_size))
+        if stream:
+            pieces = self._stream(parts, sampling)
+            return (piece for _, piece in pieces) if one else pieces
+        results = self._run(parts, sampling)
+        answers = results if return_details else [result.text for result in results]
+        return answers[0] if one else answers
+
+    def ask(
+        self,
+        image: ImageSource,
+        regions: Any,
+        question: str,
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> str:
+        """Answer one question about one region or about several together.
+
+        Args:
+            image: as for :meth:`describe`.
+            regions: as for :meth:`describe`; at least one.
+            question: names the regions ``<Prompt0>``, ``<Prompt1>``, ... in their order.
+            max_new_tokens: as for :meth:`describe`.
+            temperature: as for :meth:`describe`.
+            seed: as for :meth:`describe`.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError, NotImplementedError: as for :meth:`describe`.
+        """
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        if not isinstance(question, str):
+            raise TypeError(f"question: expected str, got {type(question).__name__}")
+        pixels = self._load_image(image)
+        found = tuple(as_regions(regions, pixels.shape[:2]))
+        request = RegionRequest(pixels, found, question, joint=len(found) > 1)
+        return self._run([request], sampling)[0].text
+
+    def score(
+        self, image: ImageSource, regions: Any, texts: str | Sequence[str]
+    ) -> float | list[float]:
+        """How likely the model finds texts: mean log-probability per token, at most 0.
+
+        Args:
+            image: as for :meth:`describe`.
+            regions: one region, or a list; a region that comes several times is encoded once.
+            texts: one text, or a list with one for each region.
+
+        Returns:
+            One number for one region and text, else a list.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError, NotImplementedError: as for :meth:`describe`.
+        """
+        one_text = isinstance(texts, str)
+        wanted = [texts] if isinstance(texts, str) else list(texts)
+        for text in wanted:
+            if not isinstance(text, str):
+                raise TypeError(f"text: expected str, got {type(text).__name__}")
+            if not text.strip():
+                raise ValueError("text: is blank")
+        pixels = self._load_image(image)
+        found = as_regions(regions, pixels.shape[:2])
+        if len(found) != len(wanted):
+            raise ValueError(
+                f"text: expected one for each of {len(found)} regions, got {len(wanted)}"
+            )
+        scores: list[float] = []
+        for start in range(0, len(found), _BATCH_SIZE):
+            part = slice(start, start + _BATCH_SIZE)
+            scores += self._score(pixels, found[part], wanted[part])
+        return scores[0] if one_text and is_one_region(regions) else scores
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+    ) -> None:
+        """Save everything :func:`fastregion.load` needs; see :func:`checkpoint.save_folder`.
+
+        Args:
+            folder: made if it does not exist.
+            dtype: floating-point type of the saved weights; None keeps theirs.
+        """
+        checkpoint.save_folder(
+            folder,
+            config=self.config.to_dict(),
+            model=self.model,
+            tokenizer=self.tokenizer,
+            dtype=dtype,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, model_id: str | None = None
+    ) -> Self:
+        """Load what :meth:`save_pretrained` wrote.
+
+        Args:
+            folder: the folder.
+            model_id: name for people; the folder's by default.
+
+        Raises:
+            FileNotFoundError: the folder or one of its files is missing.
+            ValueError: a file is damaged, or the folder holds another kind of model.
+        """
+        values = checkpoint.read_config(folder)
+        if values["model_type"] != cls.model_type:
+            raise ValueError(
+                f"model: {os.fspath(folder)!r} holds a {values['model_type']!r}, "
+                f"expected {cls.model_type!r}"
+            )
+        captioner = cls(
+            cls.config_class.from_dict(values),
+            Tokenizer.from_file(folder),
+            model_id=model_id or Path(folder).resolve().name,
+        )
+        checkpoint.load_weights(captioner.model, folder)
+        return captioner
+
+    # ---- inside ----
+
+    def _load_image(self, image: Any) -> RgbImage:
+        is_path = isinstance(image, (str, os.PathLike))
+        if isinstance(image, (list, tuple)) or (
+            is_path and os.fspath(image).lower().endswith(_VIDEO_SUFFIXES)
+        ):
+            raise NotImplementedError(
+                f"image: {self.model_id} describes single images, not video; the models that will "
+                "(nvidia/DAM-3B-Video, HaochenWang/GAR-1B, HaochenWang/GAR-8B) are not "
+                "implemented yet. Pass one frame"
+            )
+        return load_image(image)
+
+    def _run(self, requests: Sequence[RegionRequest], sampling: Sampling) -> list[Description]:
+        generator = sampling.generator(self.device)
+        return [d for request in requests for d in self._generate(request, sampling, generator)]
+
+    def _generate(
+        self, request: RegionRequest, sampling: Sampling, generator: torch.Generator | None
+    ) -> list[Description]:
+        start = time.perf_counter()
+        prompts = self._encode(request)
+        encoded = time.perf_counter()
+        generated = language.generate(
+            self.decoder,
+            prompts,
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_ids=self.eos_token_ids,
+            temperature=sampling.temperature,
+            generator=generator,
+        )
+        timings = {"encode": encoded - start, "generate": time.perf_counter() - encoded}
+        return [
+            Description(
+                text=self.tokenizer.decode(tokens.token_ids).strip(),
+                region=region,
+                model_id=self.model_id,
+                token_ids=tuple(tokens.token_ids),
+                token_logprobs=tuple(tokens.logprobs),
+                finish_reason=tokens.finish_reason,
+                timings=timings,
+                image=request.image,
+            )
+            for region, tokens in zip(request.regions, generated, strict=not request.joint)
+        ]
+
+    def _stream(
+        self, requests: Sequence[RegionRequest], sampling: Sampling
+    ) -> Iterator[tuple[int, str]]:
+        generator = sampling.generator(self.device)
+        first = 0
+        for request in requests:
+            texts = [_Pieces(self.tokenizer) for _ in request.regions]
+            tokens = language.stream(
+                self.decoder,
+                self._encode(request),
+                max_new_tokens=sampling.max_new_tokens,
+                eos_token_ids=self.eos_token_ids,
+                temperature=sampling.temperature,
+                generator=generator,
+            )
+            for token in tokens:
+                last = token.finish_reason is not None
+                if piece := texts[token.index].put(token.token_id, last=last):
+                    yield first + token.index, piece
+            first += len(request.regions)
+
+    def _score(
+        self, image: RgbImage, regions: Sequence[Region], texts: Sequence[str]
+    ) -> list[float]:
+        unique = {id(region): region for region in regions}
+        order = {key: index for index, key in enumerate(unique)}
+        prompts = self._encode(RegionRequest(image, tuple(unique.values())))
+        with torch.inference_mode():
+            prompts = prompts.select([order[id(region)] for region in regions])
+            scores = language.score(self.decoder, self.append_text(prompts, texts))
+        return [float(value) for value in scores]
+
+    def _encode(self, request: RegionRequest) -> PackedPrompts:
+        """Prompts in evaluation mode, without autograd; a model in training goes back to it."""
+        training = [module for module in self.model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.inference_mode():
+                return self.encode(self.process(request))
+        finally:
+            for module in training:
+                module.training = True
+
+
+class _Pieces:
+    """The text of one region in pieces, which join to the whole text without outer white space."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._detokenizer = Detokenizer(tokenizer)
+        self._begun = False
+        self._space = ""  # white space that is only shown if text follows
+
+    def put(self, token_id: int, *, last: bool) -> str:
+        text = self._detokenizer.put(token_id)
+        if last:
+            text += self._detokenizer.flush()
+        text = self._space + text if self._begun else text.lstrip()
+        piece = text.rstrip()
+        self._space = text[len(piece) :]
+        self._begun = self._begun or bool(piece)
+        return piece

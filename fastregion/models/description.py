@@ -1,0 +1,139 @@
+"""What a captioner answers: a text, the region it is about, and how sure the model was."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fastregion.images import RgbImage, check_output_path
+from fastregion.models.drawing import draw_captions, draw_regions
+from fastregion.regions import Region
+
+__all__ = ["Description", "plot_descriptions"]
+
+_THUMBNAIL_SIDE = 320  # pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """One region in words.
+
+    A notebook shows it as a small picture with its text; ``str(description)`` is the text.
+
+    Attributes:
+        text: the description, without outer white space.
+        region: what it describes.
+        model_id: which captioner made it.
+        token_ids: generated tokens, the end token included when there was one.
+        token_logprobs: log-probability of each token under the model, natural logarithm.
+        finish_reason: ``"stop"`` when the text came to its end, ``"length"`` when it was cut off.
+        timings: seconds that the batch of this region took: ``encode``, ``generate``.
+        image: the picture, uint8 RGB ``[H, W, 3]`` (a reference, shared by all regions), or None.
+    """
+
+    text: str
+    region: Region
+    model_id: str
+    token_ids: Sequence[int] = field(repr=False)
+    token_logprobs: Sequence[float] = field(repr=False)
+    finish_reason: str
+    timings: Mapping[str, float] = field(repr=False)
+    image: RgbImage | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def mean_logprob(self) -> float:
+        """Mean log-probability per token; NaN when there is no token."""
+        return float(np.mean(self.token_logprobs)) if self.token_logprobs else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the image, as plain JSON-able values."""
+        region = self.region
+        known = {"id": region.id, "label": region.label, "score": region.score}
+        return {
+            "text": self.text,
+            "model": self.model_id,
+            "region": {
+                **{name: value for name, value in known.items() if value is not None},
+                "size": [int(side) for side in region.size],
+                "box": [int(edge) for edge in region.box],
+                "area": int(region.area),
+                "rle": region.rle,
+            },
+            "token_logprobs": [float(value) for value in self.token_logprobs],
+            "finish_reason": self.finish_reason,
+            "timings": {step: float(seconds) for step, seconds in self.timings.items()},
+        }
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Image.Image:
+        """Draw the region and its text; see :func:`plot_descriptions`."""
+        return plot_descriptions([self], path)
+
+    def _repr_html_(self) -> str:
+        """A self-contained figure for notebooks."""
+        canvas = self.image
+        if canvas is None:
+            canvas = np.full((*self.region.size, 3), 200, np.uint8)
+        buffer = io.BytesIO()
+        draw_regions(canvas, [self.region.mask], longest_side=_THUMBNAIL_SIDE).save(
+            buffer, format="JPEG", quality=88
+        )
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        text, model = html.escape(self.text), html.escape(self.model_id)
+        return (
+            '<figure style="display:inline-block;margin:0.5em;max-width:340px">'
+            f'<img src="data:image/jpeg;base64,{data}" alt="{text}" style="max-width:100%">'
+            f'<figcaption>{text}<br><small style="opacity:0.6">{model}</small></figcaption>'
+            "</figure>"
+        )
+
+
+def plot_descriptions(
+    descriptions: Sequence[Description], path: str | os.PathLike[str] | None = None
+) -> Image.Image:
+    """Draw regions of one image with their texts.
+
+    What is outside all regions is dimmed, each region is outlined in a colour of its own, and the
+    texts stand below the picture (beside it when it is tall), numbered when there are several.
+
+    Args:
+        descriptions: at least one, all of the same image.
+        path: where to save the drawing; its suffix decides the format.
+
+    Returns:
+        The drawing, in RGB.
+
+    Raises:
+        ValueError: no description, one without its image, images that differ in size, or a path
+            whose folder does not exist or whose suffix is no image format.
+    """
+    if path is not None:
+        check_output_path(path)
+    if not descriptions:
+        raise ValueError("descriptions: expected at least one, got none")
+    image = descriptions[0].image
+    if image is None:
+        raise ValueError("descriptions: a description without its image cannot be drawn")
+    for index, description in enumerate(descriptions):
+        if description.region.size != image.shape[:2]:
+            raise ValueError(
+                f"descriptions: all must be of one image of size {image.shape[:2]}, "
+                f"got {description.region.size} at {index}"
+            )
+    drawing = draw_captions(
+        draw_regions(image, [description.region.mask for description in descriptions]),
+        [description.text for description in descriptions],
+    )
+    if path is not None:
+        drawing.save(path)
+    return drawing

@@ -1,0 +1,143 @@
+"""What a captioner is asked, checked when made: an image with regions, and how to choose words."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fastregion.images import RgbImage
+from fastregion.regions import Region
+
+__all__ = ["RegionRequest", "Sampling", "check_int", "is_one_region"]
+
+_PLACEHOLDER = re.compile(r"<Prompt(\d+)>")
+
+
+@dataclass(frozen=True, eq=False)
+class RegionRequest:
+    """One image, its regions and what to say about them.
+
+    Attributes:
+        image: uint8 RGB ``[H, W, 3]``; not to be modified.
+        regions: at least one region, each bound to ``(H, W)``.
+        instruction: what to say; None for the model's default, a detailed description. The regions
+            are named ``<Prompt0>``, ``<Prompt1>``, ... in it.
+        joint: if False, every region gets a prompt (and an answer) of its own, in which it is
+            ``<Prompt0>``; if True, one prompt speaks about all regions.
+
+    Raises:
+        TypeError: a field of another type or dtype.
+        ValueError: no region, a region of another size than the image, a blank instruction, or one
+            that names a region which is not there.
+    """
+
+    image: RgbImage
+    regions: tuple[Region, ...]
+    instruction: str | None = None
+    joint: bool = False
+
+    def __post_init__(self) -> None:
+        shape, dtype = np.shape(self.image), getattr(self.image, "dtype", None)
+        if dtype != np.uint8:
+            raise TypeError(f"image: dtype must be uint8, got {dtype}")
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise ValueError(f"image: expected shape [H, W, 3], got {shape}")
+        if not self.regions:
+            raise ValueError("regions: expected at least one region, got none")
+        for index, region in enumerate(self.regions):
+            if not isinstance(region, Region):
+                raise TypeError(f"regions: expected Region, got {type(region).__name__} at {index}")
+            if region.size != shape[:2]:
+                raise ValueError(
+                    f"regions: region {index} must have size {shape[:2]} (height, width) to match "
+                    f"the image, got {region.size}"
+                )
+        self._check_instruction()
+
+    def _check_instruction(self) -> None:
+        if self.instruction is None:
+            return
+        if not isinstance(self.instruction, str):
+            raise TypeError(f"prompt: expected str or None, got {type(self.instruction).__name__}")
+        if not self.instruction.strip():
+            raise ValueError("prompt: is blank; leave it out for the default description")
+        known = len(self.regions) if self.joint else 1
+        for number in _PLACEHOLDER.findall(self.instruction):
+            if int(number) >= known:
+                where = "regions were given" if self.joint else "region is described at a time"
+                raise ValueError(f"prompt: names <Prompt{number}>, but only {known} {where}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def split(self, batch_size: int) -> Iterator[RegionRequest]:
+        """The same request in parts of at most ``batch_size`` regions; a joint one stays whole."""
+        step = len(self.regions) if self.joint else batch_size
+        for start in range(0, len(self.regions), step):
+            yield replace(self, regions=self.regions[start : start + step])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen; checked when made.
+
+    Attributes:
+        max_new_tokens: longest text, at least 1.
+        temperature: 0 for the most likely token, or what logits are divided by before drawing.
+        seed: makes drawing repeatable, in [0, 2**64); None draws from torch's global generator.
+
+    Raises:
+        TypeError, ValueError: a field of another type or out of range.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        check_int("max_new_tokens", self.max_new_tokens, at_least=1)
+        if isinstance(self.temperature, bool) or not isinstance(self.temperature, (int, float)):
+            raise TypeError(
+                f"temperature: expected a number, got {type(self.temperature).__name__}"
+            )
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature: must be 0 (greedy) or positive, got {self.temperature}")
+        if self.seed is not None:
+            check_int("seed", self.seed, at_least=0)
+            if self.seed >= 2**64:
+                raise ValueError(f"seed: must be below 2**64, got {self.seed}")
+
+    def generator(self, device: torch.device) -> torch.Generator | None:
+        """A generator of its own for a seed, else None."""
+        if self.seed is None:
+            return None
+        return torch.Generator(device).manual_seed(self.seed)
+
+
+def is_one_region(regions: Any) -> bool:
+    """Whether the caller holds one region, and so wants one answer, or a collection."""
+    if isinstance(regions, (list, tuple)):
+        return len(regions) > 0 and all(isinstance(edge, numbers.Real) for edge in regions)  # a box
+    shape = getattr(regions, "shape", None)
+    if shape is not None:
+        return len(shape) < 3  # a stack of masks is [N, H, W]
+    return isinstance(regions, (Region, Image.Image, str, os.PathLike, Mapping))
+
+
+def check_int(name: str, value: Any, *, at_least: int) -> None:
+    """Raise unless ``value`` is an integer of at least ``at_least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if value < at_least:
+        raise ValueError(f"{name}: must be at least {at_least}, got {value}")

@@ -1,0 +1,55 @@
+"""From a name or a folder to a captioner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastregion.models import auto, load
+
+
+def test_known_names_load_the_packaged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(auto, "_load_folder", lambda *args, **more: asked.append((args, more)))
+    load("mini")
+    load("fastregion/mini")
+    folder = Path(auto.__file__).parent / "mini" / "weights"
+    assert asked == [((folder,), {"model_id": "fastregion/mini"})] * 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HaochenWang/GAR-1B", "HaochenWang/GAR-8B", "nvidia/DAM-3B", "nvidia/DAM-3B-Video", "URECA",
+     "someone/ureca-8b", "pix2cap"],
+)  # fmt: skip
+def test_planned_models_are_honest(name: str) -> None:
+    with pytest.raises(
+        NotImplementedError, match=r"model: .* is not implemented yet; available: fastregion/mini"
+    ):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["nothing", "fastregion/maxi", "", "a/damask", "garlic"])
+def test_unknown_names_list_what_is_known(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"model: unknown name .*; available: fastregion/mini, or a folder"
+    ):
+        load(name)
+
+
+def test_wrong_type() -> None:
+    with pytest.raises(TypeError, match="model: expected a name or a folder, got int"):
+        load(3)  # type: ignore[arg-type]
+
+
+def test_folder_of_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_llama"}))
+    with pytest.raises(
+        ValueError, match="model of type 'llava_llama'; known types: fastregion-mini"
+    ):
+        load(tmp_path)
