@@ -1,0 +1,107 @@
+"""``fastregion train mini`` and ``fastregion eval mini``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastregion.cli.errors import bad_input, reporting
+
+__all__ = ["eval_app", "train_app"]
+
+train_app = typer.Typer(no_args_is_help=True, help="Train a captioner.")
+eval_app = typer.Typer(no_args_is_help=True, help="Measure how good a captioner is.")
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with errors.")]
+
+
+_TRAIN_HELP = """Train the built-in captioner on rendered scenes.
+
+\b
+[bold]Examples[/bold]
+  fastregion train mini --output runs/mini --minutes 180
+  fastregion describe street.jpg --box 40,60,220,300 --model runs/mini
+
+A folder that holds an unfinished run is continued.
+"""
+
+
+@train_app.callback()
+def _train() -> None:
+    """Train a captioner."""
+
+
+_EVAL_HELP = """Measure a captioner on what can be seen: colour, pattern, shape, size, place.
+
+\b
+[bold]Examples[/bold]
+  fastregion eval mini --scenes 500
+  fastregion eval mini --scenes 0 --photos photos.json --json
+"""
+
+
+@eval_app.callback()
+def _eval() -> None:
+    """Measure how good a captioner is."""
+
+
+@train_app.command("mini", help=_TRAIN_HELP)
+def train_mini(
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the weights, the log and the state.")
+    ],
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="How long to train; or give --steps.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="How many steps to train; or give --minutes.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the weights and the scenes.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, help="One for each core.")] = 2,
+    debug: Debug = False,
+) -> None:
+    """Train the built-in captioner on rendered scenes."""
+    with reporting(debug):
+        with bad_input():
+            from fastregion.training.mini import MiniRecipe, train
+
+            recipe = MiniRecipe(minutes=minutes, steps=steps, seed=seed, processes=processes)
+            output.mkdir(parents=True, exist_ok=True)
+        train(output, recipe)
+        typer.echo(f"saved in {output}")
+
+
+@eval_app.command("mini", help=_EVAL_HELP)
+def eval_mini(
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A captioner's name, or a folder with one.")
+    ] = "fastregion/mini",
+    scenes: Annotated[int, typer.Option(min=0, help="How many rendered scenes.")] = 500,
+    photos: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON file of annotated photographs.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSONL file of all captions; a stopped run continues it."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a captioner on what can be seen: colour, pattern, shape, size, place."""
+    with reporting(debug):
+        from rich.console import Console
+
+        with bad_input():
+            from fastregion.evaluation.mini import evaluate
+            from fastregion.models import load
+
+            captioner = load(model)
+            report = evaluate(captioner, scenes=scenes, photos=photos, output=output)
+        if as_json:
+            typer.echo(json.dumps(report.to_json(), indent=2))
+        else:
+            Console().print(report)
