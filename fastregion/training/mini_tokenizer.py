@@ -7,11 +7,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import tokenizers
+import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from fastregion.language import Tokenizer
 from fastregion.models.mini.config import MiniConfig
-from fastregion.scenes import EVALUATION_SEEDS, generate_scene
+from fastregion.scenes import COLOR_TERMS, EVALUATION_SEEDS, generate_scene
+from fastregion.scenes.facts import PLACES, SIZES
+from fastregion.scenes.outlines import SHAPES
+from fastregion.scenes.textures import PATTERNS
 from fastregion.scenes.wording import compare, exchanges
 
 
@@ -54,3 +58,14 @@ def train_tokenizer(config: MiniConfig, *, num_scenes: int = 400) -> Tokenizer:
     for token in values["added_tokens"]:
         token["special"] = token["content"] not in names
     return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(values)))
+
+
+def telling_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
+    """Which tokens tell a fact (colour, place, size, shape, pattern): bool ``[vocab_size]``."""
+    phrases = (*COLOR_TERMS, *PLACES, *SIZES, *SHAPES, *PATTERNS)
+    words = {part for phrase in phrases for part in phrase.replace("-", " ").split()}
+    words -= {"shaped", "sized"}  # the second halves of words that are already told
+    telling = torch.zeros(vocab_size, dtype=torch.bool)
+    for token_id in range(tokenizer.vocab_size):
+        telling[token_id] = tokenizer.decode([token_id]).strip().lower() in words
+    return telling

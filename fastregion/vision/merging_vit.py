@@ -84,7 +84,7 @@ class MergingViT(nn.Module):
         self.patch_embedding = nn.Linear(3 * config.patch_size**2, inner)
         self.position_embedding = nn.ParameterDict(
             {
-                str(size): nn.Parameter(0.02 * torch.randn((size // config.patch_size) ** 2, inner))
+                str(size): nn.Parameter(0.2 * torch.randn((size // config.patch_size) ** 2, inner))
                 for size in config.tile_sizes
             }
         )

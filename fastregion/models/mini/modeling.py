@@ -34,7 +34,7 @@ class MiniModel(nn.Module):
         self.vision_tower = MergingViT(vision)
         # One channel: a mask is binary. The convolution has stride = kernel = patch, as in GAR.
         self.mask_patch_embedding = nn.Parameter(
-            0.02 * torch.randn(vision.patch_hidden_size, 1, vision.patch_size, vision.patch_size)
+            0.05 * torch.randn(vision.patch_hidden_size, 1, vision.patch_size, vision.patch_size)
         )
         hidden = config.decoder.hidden_size
         self.projector = nn.Sequential(
@@ -51,6 +51,7 @@ class MiniModel(nn.Module):
                 max_position_embeddings=config.decoder.max_position_embeddings,
                 tie_word_embeddings=True,
                 rms_norm_eps=1e-5,
+                initializer_range=0.6 * hidden**-0.5,  # the usual 0.02 suits widths of thousands
                 attn_implementation="sdpa",
             )
         )

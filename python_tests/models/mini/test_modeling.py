@@ -1,0 +1,95 @@
+import numpy as np
+import torch
+
+from fastregion.models.mini import MiniConfig
+from fastregion.models.mini.config import MiniDecoderConfig
+from fastregion.models.mini.modeling import MiniModel
+from fastregion.models.mini.processing import RegionTiles, TileCutter
+from fastregion.vision.merging_vit import MergingViTConfig
+
+CONFIG = MiniConfig(
+    vision=MergingViTConfig(
+        patch_size=8,
+        patch_hidden_size=16,
+        hidden_size=24,
+        num_layers=1,
+        num_heads=2,
+        tile_sizes=(32, 64),
+    ),
+    decoder=MiniDecoderConfig(
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    ),
+    thumbnail_size=32,
+    detail_size=64,
+    replay_size=3,
+)
+
+
+def _model() -> MiniModel:
+    torch.manual_seed(0)
+    return MiniModel(CONFIG).eval()
+
+
+def _tiles(*boxes: tuple[int, int, int, int]) -> RegionTiles:
+    image = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    masks = []
+    for x0, y0, x1, y1 in boxes:
+        mask = np.zeros((80, 100), bool)
+        mask[y0:y1, x0:x1] = True
+        masks.append(mask)
+    return TileCutter(image, CONFIG).cut(masks)
+
+
+def test_layout_of_a_prompt() -> None:
+    model = _model()
+    one, two = _tiles((5, 5, 30, 40)), _tiles((5, 5, 30, 40), (50, 20, 90, 70))
+    prefixes = model.prefixes(RegionTiles.concatenate([one, two]), (1, 2))
+    # <bos>, 2 x 2 thumbnail tokens, and for each region its name, 3 x 3 and 2 x 2 replayed tokens.
+    assert [p.shape for p in prefixes] == [(1 + 4 + 14, 16), (1 + 4 + 28, 16)]
+    embed = model.decoder.get_input_embeddings().weight
+    assert torch.equal(prefixes[1][0], embed[CONFIG.bos_token_id])
+    assert torch.equal(prefixes[1][5], embed[CONFIG.region_token_ids[0]])
+    assert torch.equal(prefixes[1][19], embed[CONFIG.region_token_ids[1]])
+
+
+def test_a_batch_gives_what_single_prompts_give() -> None:
+    model = _model()
+    parts = [_tiles((5, 5, 30, 40)), _tiles((50, 20, 90, 70)), _tiles((0, 0, 100, 80))]
+    together = model.prefixes(RegionTiles.concatenate(parts), (1, 1, 1))
+    for part, expected in zip(parts, together, strict=True):
+        torch.testing.assert_close(model.prefixes(part, (1,))[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_replay_does_not_read_the_neighbouring_tile() -> None:
+    features = torch.zeros(3, 16, 4)
+    features[1] = 1.0
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]] * 3)
+    replayed = _model().replay(features, boxes, 3)
+    assert (replayed[1] == 1).all()
+    assert (replayed[[0, 2]] == 0).all()
+
+
+def test_replay_follows_the_box() -> None:
+    ramp = torch.arange(4.0).repeat(4).view(1, 16, 1)  # value = column
+    left = _model().replay(ramp, torch.tensor([[0.0, 0.0, 2.0, 4.0]]), 2)
+    right = _model().replay(ramp, torch.tensor([[2.0, 0.0, 4.0, 4.0]]), 2)
+    assert left.mean() < 1.0
+    assert right.mean() > 2.0
+
+
+def test_masks_and_gradients_reach_every_part() -> None:
+    model = _model()
+    tiles = _tiles((5, 5, 30, 40))
+    prefix = model.prefixes(tiles, (1,))[0]
+    prefix.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        if not name.startswith("decoder") or "embed" in name:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+    other = model.prefixes(_tiles((5, 5, 30, 41)), (1,))[0]
+    assert not torch.equal(prefix[1:5], other[1:5])
