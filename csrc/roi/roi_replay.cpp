@@ -13,8 +13,10 @@
 #include "roi/roi_replay.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
+#include "core/error.h"
 #include "core/parallel.h"
 #include "core/rows.h"
 #include "roi/bilinear.h"
@@ -193,12 +195,25 @@ void backward(const RoiReplayParams& p, int num_threads) {
                num_threads, body);
 }
 
+// The message of the reference in fastregion/ops/roi_replay.py.
+template <class Real>
+void refuse_non_finite(const Real* boxes, int64_t num_rois) {
+  for (int64_t roi = 0; roi < num_rois; ++roi) {
+    const Real* box = boxes + roi * 4;
+    check(std::all_of(box, box + 4, [](Real value) { return std::isfinite(value); }),
+          "roi_replay: boxes must be finite, got [", box[0], ", ", box[1], ", ", box[2], ", ",
+          box[3], "] in row ", roi);
+  }
+}
+
 }  // namespace
 
 void roi_replay(const RoiReplayParams& params, int num_threads) {
-  if (params.num_rois == 0 || params.channels == 0) return;
-  dispatch_float(params.dtype, "roi_replay",
-                 [&](auto tag) { forward<typename decltype(tag)::type>(params, num_threads); });
+  dispatch_float(params.dtype, "roi_replay", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    refuse_non_finite(static_cast<const accumulate_t<T>*>(params.boxes), params.num_rois);
+    if (params.channels > 0) forward<T>(params, num_threads);
+  });
 }
 
 void roi_replay_backward(const RoiReplayParams& params, int num_threads) {

@@ -30,7 +30,15 @@ def family(name: str) -> Any:
     return getattr(module, name)
 
 
-def as_rows(tensor: Tensor) -> Tensor:
-    """View ``[..., N, C]`` as rows ``[M, C]`` with contiguous channels; copies if it must."""
-    rows = tensor.detach().flatten(0, -2)
-    return rows if rows.stride(1) == 1 or rows.shape[1] <= 1 else rows.contiguous()
+def as_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """View ``[..., C]`` as rows with contiguous channels; copies only if it must.
+
+    Returns:
+        The tensor to keep alive during the call, and the elements from one row to the next.
+    """
+    if not tensor.is_contiguous():
+        tensor = tensor.flatten(0, -2)
+        if tensor.stride(1) == 1:
+            return tensor, tensor.stride(0)
+        tensor = tensor.contiguous()
+    return tensor, tensor.shape[-1]

@@ -24,7 +24,7 @@ refused on the CPU; on other devices that would need a synchronisation, and thei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -181,15 +181,12 @@ def _forward(
     output_size: list[int],
     backend: str,
 ) -> Tensor:
-    _refuse_non_finite(boxes)
     chosen = choose_backend("roi_replay", tiles.device, force=backend)
     if chosen == "reference":
+        _refuse_non_finite(boxes)
         return roi_replay_reference(tiles, boxes, grid, tile_size, output_size)
     out = _forward_fake(tiles, boxes, grid, tile_size, output_size, backend)
-    tokens, bins = as_rows(tiles), as_rows(out)
-    boxes = boxes.to(accumulation_dtype(tiles.dtype)).contiguous()
-    params = _params(tokens, bins, boxes, grid, tile_size, output_size)
-    family("roi").roi_replay(params, torch.get_num_threads())
+    _call(family("roi").roi_replay, tiles, out, boxes, grid, tile_size, output_size)
     return out
 
 
@@ -205,37 +202,36 @@ def _backward(
     if chosen == "reference":
         return roi_replay_backward_reference(grad, boxes, grid, tile_size, output_size)
     out = _backward_fake(grad, boxes, grid, tile_size, output_size, backend)
-    tokens, bins = as_rows(out), as_rows(grad)
-    boxes = boxes.to(accumulation_dtype(grad.dtype)).contiguous()
-    params = _params(tokens, bins, boxes, grid, tile_size, output_size)
-    family("roi").roi_replay_backward(params, torch.get_num_threads())
+    _call(family("roi").roi_replay_backward, out, grad, boxes, grid, tile_size, output_size)
     return out
 
 
-def _params(
-    tokens: Tensor,
+def _call(
+    kernel: Callable[..., None],
+    tiles: Tensor,
     bins: Tensor,
     boxes: Tensor,
     grid: list[int],
     tile_size: list[int],
     output_size: list[int],
-) -> Any:
-    """Fill the contract of csrc/roi/roi_replay.h; the caller keeps the three tensors alive."""
-    return family("roi").RoiReplayParams(
-        dtype=DTYPE_CODES[tokens.dtype],
-        tokens=tokens.data_ptr(),
-        token_stride=tokens.stride(0),
-        bins=bins.data_ptr(),
-        bin_stride=bins.stride(0),
-        boxes=boxes.data_ptr(),
-        num_rois=boxes.shape[0],
-        channels=tokens.shape[1],
-        grid_rows=grid[0],
-        grid_columns=grid[1],
-        tile_height=tile_size[0],
-        tile_width=tile_size[1],
-        output_height=output_size[0],
-        output_width=output_size[1],
+) -> None:
+    """Call a native function with the arguments of csrc/roi/roi_replay.h, in that order."""
+    tokens, token_stride = as_rows(tiles)
+    rows, bin_stride = as_rows(bins)
+    boxes = boxes.to(accumulation_dtype(tiles.dtype)).contiguous()
+    kernel(
+        torch.get_num_threads(),
+        DTYPE_CODES[tiles.dtype],
+        tokens.data_ptr(),
+        rows.data_ptr(),
+        boxes.data_ptr(),
+        token_stride,
+        bin_stride,
+        boxes.shape[0],
+        tiles.shape[2],
+        *grid,
+        *tile_size,
+        *output_size,
     )
 
 
