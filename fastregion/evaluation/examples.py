@@ -1,0 +1,80 @@
+"""Pictures with masks and what is true of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fastregion.evaluation.ground_truth import RegionTruth, scene_truths
+from fastregion.scenes import EVALUATION_SEEDS, generate_scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One picture to caption.
+
+    Attributes:
+        image: ``[H, W, 3]`` uint8.
+        masks: One ``[H, W]`` bool mask for each region.
+        truths: What is true of each region.
+        lookalike: Whether several regions share colour and shape.
+        complete: Whether the regions are all that the picture shows, so that claims such as "the
+            leftmost of three" can be judged.
+    """
+
+    image: npt.NDArray[np.uint8]
+    masks: Sequence[npt.NDArray[np.bool_]]
+    truths: Sequence[RegionTruth]
+    lookalike: bool = False
+    complete: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """An example that is made when its turn comes.
+
+    Attributes:
+        name: Tells the example from all others of the evaluation.
+        group: The set of examples it is counted in: "scenes" or "photos".
+        make: Makes the example.
+    """
+
+    name: str
+    group: str
+    make: Callable[[], Example]
+
+
+def scene_tasks(count: int, first_seed: int) -> list[Task]:
+    """Rendered scenes of the seeds ``first_seed``, ``first_seed + 1``, ...
+
+    Raises:
+        ValueError: ``count`` is negative, or a seed is not an evaluation seed (0..9,999).
+    """
+    if count < 0:
+        raise ValueError(f"scenes: expected a count of at least 0, got {count}")
+    if first_seed < 0 or first_seed + count > EVALUATION_SEEDS:
+        raise ValueError(
+            f"first_seed: seeds of evaluation scenes are 0..{EVALUATION_SEEDS - 1}, got "
+            f"{first_seed}..{first_seed + count - 1}"
+        )
+    return [
+        Task(name=f"scene {seed}", group="scenes", make=_SceneMaker(seed))
+        for seed in range(first_seed, first_seed + count)
+    ]
+
+
+@dataclass(frozen=True)
+class _SceneMaker:
+    seed: int
+
+    def __call__(self) -> Example:
+        scene = generate_scene(self.seed)
+        return Example(
+            image=scene.image,
+            masks=[region.mask for region in scene.regions],
+            truths=scene_truths(scene),
+            lookalike=scene.lookalike,
+        )
