@@ -1,7 +1,26 @@
-"""Operators on regions: torch operators of the ``fastregion::`` namespace (floor 2)."""
+"""Operators on regions: torch operators of the ``fastregion::`` namespace (floor 2).
+
+Every operator is one file: contract, plain-torch reference, public function, registration. Which
+implementation runs is decided in ``backend.py`` and told by ``ops.backend(name, device)``.
+"""
 
 from fastregion.ops.backend import backend
+from fastregion.ops.bit_masks import BitMasks
+from fastregion.ops.mask_patch_embed import mask_patch_embed
+from fastregion.ops.mask_tiles import mask_tiles
+from fastregion.ops.pack_tokens import PackedTokens, pack_rows, pack_tokens
 from fastregion.ops.registry import OPERATORS, Operator
 from fastregion.ops.roi_replay import roi_replay
 
-__all__ = ["OPERATORS", "Operator", "backend", "roi_replay"]
+__all__ = [
+    "OPERATORS",
+    "BitMasks",
+    "Operator",
+    "PackedTokens",
+    "backend",
+    "mask_patch_embed",
+    "mask_tiles",
+    "pack_rows",
+    "pack_tokens",
+    "roi_replay",
+]

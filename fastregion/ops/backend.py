@@ -24,7 +24,13 @@ VARIABLE = "FASTREGION_BACKEND"
 _log = logging.getLogger(__name__)
 
 
-def backend(operator: str, device: torch.device | str = "cpu", *, force: str | None = None) -> str:
+def backend(
+    operator: str,
+    device: torch.device | str = "cpu",
+    *,
+    force: str | None = None,
+    limit: str | None = None,
+) -> str:
     """Name the backend that runs ``operator`` on tensors of ``device``.
 
     Args:
@@ -32,6 +38,7 @@ def backend(operator: str, device: torch.device | str = "cpu", *, force: str | N
             gradient.
         device: Device of the tensors.
         force: What the ``backend=`` argument of the operator would be.
+        limit: Set by an operator whose arguments no native kernel takes: the sentence that says so.
 
     Returns:
         ``"reference"``, ``"cpu"`` or ``"cuda"``.
@@ -39,7 +46,7 @@ def backend(operator: str, device: torch.device | str = "cpu", *, force: str | N
     Raises:
         KeyError: An unknown operator.
         ValueError: An unknown backend name, or a forced backend on tensors of another device.
-        NotImplementedError: A forced backend that has no kernel for this operator.
+        NotImplementedError: A forced backend that has no kernel for this operator or arguments.
         ImportError: A forced backend that is not part of this installation.
     """
     kernels = _kernels(operator)
@@ -53,12 +60,12 @@ def backend(operator: str, device: torch.device | str = "cpu", *, force: str | N
     if asked == "reference":
         return asked
     if asked != "auto":
-        obstacle = _obstacle(operator, kernels, asked, device)
+        obstacle = _obstacle(operator, kernels, asked, device, limit)
         if obstacle is not None:
             raise obstacle
         return asked
 
-    obstacle = _obstacle(operator, kernels, device.type, device)
+    obstacle = _obstacle(operator, kernels, device.type, device, limit)
     if obstacle is None:
         return device.type
     _log.debug("the reference runs instead: %s", obstacle)
@@ -74,11 +81,13 @@ def _kernels(operator: str) -> tuple[str, ...]:
 
 
 def _obstacle(
-    operator: str, kernels: tuple[str, ...], name: str, device: torch.device
+    operator: str, kernels: tuple[str, ...], name: str, device: torch.device, limit: str | None
 ) -> Exception | None:
     """Return the error that says why backend ``name`` cannot run here, or None when it can."""
     if name not in kernels:
         return NotImplementedError(f"{operator}: there is no {name} kernel for this operator")
+    if limit is not None:
+        return NotImplementedError(f"{operator}: {limit}")
     module = native_module()
     if module is None:
         return ImportError(

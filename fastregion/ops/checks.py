@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def check_floating(operator: str, **tensors: Tensor | None) -> None:
         if tensor is not None and tensor.dtype not in FLOATING:
             raise TypeError(
                 f"{operator}: {name} must be float32, float64, float16 or bfloat16, "
-                f"got {_dtype_name(tensor.dtype)}"
+                f"got {dtype_name(tensor.dtype)}"
             )
 
 
@@ -26,7 +26,7 @@ def check_same_dtype(operator: str, **tensors: Tensor | None) -> None:
     if len(set(given.values())) > 1:
         raise TypeError(
             f"{operator}: {_listed(given)} must have the same dtype, "
-            f"got {_listed(_dtype_name(dtype) for dtype in given.values())}"
+            f"got {_listed(dtype_name(dtype) for dtype in given.values())}"
         )
 
 
@@ -48,15 +48,21 @@ def positive_pair(operator: str, name: str, value: Sequence[int]) -> tuple[int, 
     return pair[0], pair[1]
 
 
+def size_pair(operator: str, name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """Return ``value`` as (height, width); one integer means a square."""
+    return positive_pair(operator, name, (value, value) if isinstance(value, int) else value)
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype that sums are formed in: float64 for float64, float32 for everything narrower."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def _listed(words: object) -> str:
-    parts = [str(word) for word in words]  # type: ignore[attr-defined]
+def _listed(words: Iterable[str]) -> str:
+    parts = list(words)
     return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name of a dtype as users write it, without the module."""
     return str(dtype).removeprefix("torch.")

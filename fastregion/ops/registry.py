@@ -44,6 +44,44 @@ _OPERATORS = (
         native_backward=("cpu",),
         differentiable=("tiles",),
     ),
+    Operator(
+        name="mask_tiles",
+        contract=(
+            "masks [M, H, W] binary, grid (rows, columns), tile_size -> bit-packed [M, T, th, tw]: "
+            "nearest resize and split, thumbnail first"
+        ),
+        native=(),
+    ),
+    Operator(
+        name="mask_patch_embed",
+        contract=(
+            "tiles [T, H, W] binary, weight [C, ch, k, k], bias, add_to -> [T, N, C]: convolution "
+            "with stride = kernel over a binary mask, added to patch tokens"
+        ),
+        native=(),
+        native_backward=(),
+        differentiable=("weight", "bias", "add_to"),
+    ),
+    Operator(
+        name="pack_tokens",
+        contract=(
+            "prompts of token ids, embedding [V, D], tokens per placeholder id -> embeddings "
+            "[total, D], cu_seqlens [B + 1], positions [total], labels: one gather of rows"
+        ),
+        native=(),
+        native_backward=(),
+        differentiable=("embedding", "tokens"),
+    ),
+    Operator(
+        name="pack_bits",
+        contract="masks [..., H, W] bool or uint8 -> words [..., H, ceil(W / 64)]",
+        native=(),
+    ),
+    Operator(
+        name="unpack_bits",
+        contract="words [..., H, ceil(W / 64)], width W -> masks [..., H, W] bool",
+        native=(),
+    ),
 )
 
 OPERATORS: Mapping[str, Operator] = MappingProxyType({op.name: op for op in _OPERATORS})

@@ -36,6 +36,7 @@ from fastregion.ops.checks import (
     check_floating,
     check_same_device,
     positive_pair,
+    size_pair,
 )
 from fastregion.ops.native import DTYPE_CODES, as_rows, family
 from fastregion.ops.registration import register, register_gradient
@@ -117,9 +118,9 @@ def roi_replay(
     tiles: Tensor,
     grid: Sequence[int],
     boxes: Tensor,
-    output_size: Sequence[int],
+    output_size: int | Sequence[int],
     *,
-    tile_size: Sequence[int] | None = None,
+    tile_size: int | Sequence[int] | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """RoI-Align of boxes on a grid of feature tiles, without merging the tiles.
@@ -129,7 +130,7 @@ def roi_replay(
         grid: (rows, columns) of tiles; ``rows * columns == T``.
         boxes: ``[R, 4]`` as (x1, y1, x2, y2) in feature cells of the merged map: a box that
             covers the whole map is ``(0, 0, columns * tile_width, rows * tile_height)``.
-        output_size: (height, width) of the result in bins.
+        output_size: (height, width) of the result in bins, or one number for both.
         tile_size: (height, width) of one tile in tokens; square tiles when left out.
         backend: Force ``"reference"``, ``"cpu"`` or ``"cuda"``.
 
@@ -158,15 +159,14 @@ def roi_replay(
             "leave the thumbnail out"
         )
     if tile_size is None:
-        side = round(num_tokens**0.5)
-        tile_size = (side, side)
-    height, width = positive_pair(name, "tile_size", tile_size)
+        tile_size = round(num_tokens**0.5)
+    height, width = size_pair(name, "tile_size", tile_size)
     if height * width != num_tokens:
         raise ValueError(
             f"{name}: a tile of {height} x {width} has {height * width} tokens, got {num_tokens}"
             "; give tile_size=(height, width) for tiles that are not square"
         )
-    oh, ow = positive_pair(name, "output_size", output_size)
+    oh, ow = size_pair(name, "output_size", output_size)
     out: Tensor = torch.ops.fastregion.roi_replay(
         tiles, boxes, [rows, columns], [height, width], [oh, ow], backend or ""
     )
