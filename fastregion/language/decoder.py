@@ -66,11 +66,22 @@ class _Linear(NamedTuple):
 
 
 class _Norm(NamedTuple):
-    weight: Tensor
+    """RMSNorm: N(x) = x w / sqrt(mean(x^2) + eps) = x (w sqrt(D)) / hypot(|x|, sqrt(D eps)).
+
+    On CPU ``F.rms_norm`` is a chain of ten operators; the second form is four, in half the time.
+    Half precision needs the float32 inside ``F.rms_norm``, and on other devices it is one kernel.
+    """
+
+    weight: Tensor  # [D]
     eps: float
+    scaled_weight: Tensor | None  # w sqrt(D); None: use F.rms_norm
+    floor: Tensor | None  # sqrt(D eps)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if self.scaled_weight is None or self.floor is None:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x * self.scaled_weight).div_(norm.hypot_(self.floor))
 
 
 class _Layer(NamedTuple):
@@ -372,4 +383,8 @@ def _read_linear(module: nn.Module, name: str) -> _Linear:
 
 
 def _read_norm(module: Any) -> _Norm:
-    return _Norm(module.weight, module.variance_epsilon)
+    weight, eps = module.weight.detach(), module.variance_epsilon
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return _Norm(weight, eps, None, None)
+    width = weight.shape[0]
+    return _Norm(weight, eps, weight * width**0.5, weight.new_tensor((width * eps) ** 0.5))

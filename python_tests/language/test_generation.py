@@ -112,12 +112,14 @@ def test_callback_and_stream_see_every_token_in_order(
     tokens = list(stream(decoder, prompts, max_new_tokens=12, eos_token_ids=[end]))
     assert seen == [(token.index, token.token_id, token.logprob) for token in tokens]
     counts = [0] * len(prompts)
+    order = []
     for token in tokens:
+        order.append((counts[token.index], token.index))
         assert token.token_id == results[token.index].token_ids[counts[token.index]]
         counts[token.index] += 1
         last = counts[token.index] == len(results[token.index].token_ids)
         assert token.finish_reason == (results[token.index].finish_reason if last else None)
-    assert [token.index for token in tokens[:5]] == [0, 1, 2, 3, 4]
+    assert order == sorted(order)  # step by step, and in each step by prompt
     steps = [sum(token.index == i for token in tokens) for i in range(5)]
     assert steps == [len(result.token_ids) for result in results]
 
