@@ -20,7 +20,6 @@ from fastregion.scenes.facts import (
     SECOND_SHARE,
     centroid,
     crop_box,
-    edge_contacts,
     grow,
     place_words,
     ring_width,
@@ -35,7 +34,7 @@ SHARE_TOLERANCE = 0.9
 MAIN_SHARE = 0.4
 """A region where no term is fair for this share of the pixels has no main colour to score."""
 MAIN_MARGIN = 0.1
-"""Terms within this share of the most frequent one are main colours as well."""
+"""Terms within this share of the most frequent one, or fair for half the pixels, are right too."""
 _MIN_RING = 12  # pixels; with fewer nothing can be said of the surroundings
 _EDGE_REACH = 2  # pixels between a mask and the edge it may fairly be said to touch
 
@@ -140,14 +139,20 @@ def measure_truth(image: Image, mask: Mask) -> RegionTruth:
     if not mask.any():
         raise ValueError("mask: expected at least one pixel set, got an empty mask")
     shares = _color_shares(image[mask])
-    near = {edge: count > 0 for edge, count in edge_contacts(grow(mask, _EDGE_REACH)).items()}
+    near = 1 + _EDGE_REACH
+    strips = {
+        "left": mask[:, :near],
+        "top": mask[:near],
+        "right": mask[:, -near:],
+        "bottom": mask[-near:],
+    }
     return RegionTruth(
         colors=_main_colors(shares),
         color_shares=shares,
         sizes=frozenset(size_words(mask)),
         places=frozenset(place_words(mask)),
         backgrounds=_backgrounds(image, mask),
-        cut_edges=frozenset(edge for edge, touched in near.items() if touched),
+        cut_edges=frozenset(edge for edge, strip in strips.items() if strip.any()),
         centroid=centroid(mask),
         area=float(mask.mean()),
     )
@@ -221,7 +226,8 @@ def _main_colors(shares: Mapping[str, float]) -> frozenset[str] | None:
     best = max(by_term.values())
     if best < MAIN_SHARE:
         return None
-    return frozenset(term for term, share in by_term.items() if share >= best - MAIN_MARGIN)
+    enough = min(0.5, best - MAIN_MARGIN)
+    return frozenset(term for term, share in by_term.items() if share >= enough)
 
 
 def _ring(mask: Mask) -> Mask:

@@ -115,8 +115,7 @@ def _false_unique(
     words = ((color, "colors"), (shape, "shapes"), (unique.pattern, "patterns"))
 
     def surely_alike(truth: RegionTruth) -> bool:
-        known = ((word, getattr(truth, name)) for word, name in words if word)
-        return all(right is not None and word in right for word, right in known)
+        return all(getattr(truth, name) == {word} for word, name in words if word)
 
     def perhaps_alike(truth: RegionTruth) -> bool:
         if color and not truth.fits_color(color):

@@ -23,7 +23,9 @@ RED_OR_PINK = (225, 60, 90)
 NO_TERM = (200, 170, 135)
 
 
-def canvas(color: tuple[int, int, int], size: tuple[int, int] = (200, 200)) -> npt.NDArray[np.uint8]:
+def canvas(
+    color: tuple[int, int, int], size: tuple[int, int] = (200, 200)
+) -> npt.NDArray[np.uint8]:
     return np.full((*size, 3), color, np.uint8)
 
 
