@@ -2,13 +2,15 @@
 
 from types import ModuleType
 
+from fastregion.regions._backend import RegionsBackend
+
 __version__: str
 cuda_compiled: bool
 
 def cpu_isa() -> str: ...
 def cuda_device_count() -> int: ...
 
-regions: ModuleType
+regions: RegionsBackend
 roi: ModuleType
 masks: ModuleType
 packing: ModuleType

@@ -1,7 +1,206 @@
+// Binding of the region functions. Masks cross the border as C-contiguous NumPy arrays; shapes are
+// checked here because a wrong one would read foreign memory, values by the functions themselves.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+#include "regions/bit_rows.h"
+#include "regions/polygon.h"
+#include "regions/rle.h"
+
+namespace py = pybind11;
 
 namespace fastregion {
+namespace {
 
-void bind_regions(pybind11::module_& module) { module.doc() = "Operators of the family regions."; }
+constexpr int kExact = py::array::c_style;
+using Bits = py::array_t<uint64_t, kExact>;   // [H, ceil(W / 64)]
+using Counts = py::array_t<int64_t, kExact>;  // [runs]
+
+void check_size(int64_t height, int64_t width) {
+  check(height >= 0 && width >= 0, "size: must not be negative, got (", height, ", ", width, ")");
+}
+
+void check_bits(const Bits& bits, int64_t width) {
+  check(bits.ndim() == 2 && width >= 0 && bits.shape(1) == row_words(width),
+        "bits: must be [height, ", row_words(width), "] for width ", width);
+}
+
+Bits zeros(int64_t height, int64_t width) {
+  Bits bits({height, row_words(width)});
+  std::memset(bits.mutable_data(), 0, static_cast<size_t>(bits.nbytes()));
+  return bits;
+}
+
+template <class T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+Bits pack(const py::array_t<uint8_t, kExact>& mask) {
+  check(mask.ndim() == 2, "mask: must be [height, width], got ", mask.ndim(), " dimensions");
+  const int64_t height = mask.shape(0);
+  const int64_t width = mask.shape(1);
+  Bits bits({height, row_words(width)});
+  const uint8_t* from = mask.data();
+  uint64_t* to = bits.mutable_data();
+  py::gil_scoped_release release;
+  pack_rows(from, height, width, to);
+  return bits;
+}
+
+py::array_t<bool> unpack(const Bits& bits, int64_t width) {
+  check_bits(bits, width);
+  const int64_t height = bits.shape(0);
+  py::array_t<bool> mask({height, width});
+  const uint64_t* from = bits.data();
+  auto* to = reinterpret_cast<uint8_t*>(mask.mutable_data());
+  py::gil_scoped_release release;
+  unpack_rows(from, height, width, to);
+  return mask;
+}
+
+py::tuple extent(const Bits& bits, int64_t width) {
+  check_bits(bits, width);
+  const MaskExtent found = mask_extent(bits.data(), bits.shape(0), width);
+  return py::make_tuple(found.area,
+                        py::make_tuple(found.box.x0, found.box.y0, found.box.x1, found.box.y1));
+}
+
+py::tuple sums(const Bits& bits, int64_t width) {
+  check_bits(bits, width);
+  const CoordinateSums found = coordinate_sums(bits.data(), bits.shape(0), width);
+  return py::make_tuple(found.x, found.y);
+}
+
+std::span<const int64_t> to_span(const Counts& counts) {
+  check(counts.ndim() == 1, "rle: counts must be a flat list, got ", counts.ndim(), " dimensions");
+  return {counts.data(), static_cast<size_t>(counts.size())};
+}
+
+Counts bits_to_counts(const Bits& bits, int64_t width) {
+  check_bits(bits, width);
+  return to_array(counts_from_bits(bits.data(), bits.shape(0), width));
+}
+
+py::bytes bits_to_string(const Bits& bits, int64_t width) {
+  check_bits(bits, width);
+  return string_from_bits(bits.data(), bits.shape(0), width);
+}
+
+Bits counts_to_bits(const Counts& counts, int64_t height, int64_t width) {
+  check_size(height, width);
+  Bits bits = zeros(height, width);
+  bits_from_counts(to_span(counts), height, width, bits.mutable_data());
+  return bits;
+}
+
+Bits string_to_bits(const py::bytes& text, int64_t height, int64_t width) {
+  check_size(height, width);
+  Bits bits = zeros(height, width);
+  bits_from_string(std::string_view(text), height, width, bits.mutable_data());
+  return bits;
+}
+
+py::bytes counts_to_string(const Counts& counts) { return string_from_counts(to_span(counts)); }
+
+Counts string_to_counts(const py::bytes& text) {
+  return to_array(counts_from_string(std::string_view(text)));
+}
+
+py::tuple to_tuple(const CountsExtent& found) {
+  return py::make_tuple(found.area, py::make_tuple(found.x, found.y, found.width, found.height));
+}
+
+py::tuple counts_extent(const Counts& counts, int64_t height, int64_t width) {
+  check_size(height, width);
+  return to_tuple(extent_of_counts(to_span(counts), height, width));
+}
+
+py::tuple string_extent(const py::bytes& text, int64_t height, int64_t width) {
+  check_size(height, width);
+  return to_tuple(extent_of_string(std::string_view(text), height, width));
+}
+
+Bits polygon_to_bits(const py::array_t<double, kExact>& points, int64_t height, int64_t width) {
+  check_size(height, width);
+  check(points.ndim() == 2 && points.shape(1) == 2, "polygon: points must be [num_points, 2]");
+  Bits bits = zeros(height, width);
+  bits_from_polygon(points.data(), points.shape(0), height, width, bits.mutable_data());
+  return bits;
+}
+
+// The masks of a list and their boxes [N, 4], checked to lie inside.
+std::vector<BoundedMask> bounded_masks(const std::vector<Bits>& masks, const Counts& boxes,
+                                       int64_t height, int64_t num_words) {
+  const auto count = static_cast<py::ssize_t>(masks.size());
+  check(boxes.ndim() == 2 && boxes.shape(0) == count && boxes.shape(1) == 4, "boxes: must be [",
+        count, ", 4]");
+  std::vector<BoundedMask> bounded;
+  bounded.reserve(masks.size());
+  for (py::ssize_t i = 0; i < count; ++i) {
+    const Bits& bits = masks[static_cast<size_t>(i)];
+    check(bits.ndim() == 2 && bits.shape(0) == height && bits.shape(1) == num_words,
+          "masks: must all be [", height, ", ", num_words, "]");
+    const int64_t* box = boxes.data(i);
+    check(0 <= box[0] && box[2] <= num_words * kWordBits && 0 <= box[1] && box[3] <= height,
+          "boxes: must lie inside the masks, box ", i, " does not");
+    bounded.push_back({bits.data(), {box[0], box[1], box[2], box[3]}});
+  }
+  return bounded;
+}
+
+Counts intersections(const std::vector<Bits>& first, const Counts& first_boxes,
+                     const std::vector<Bits>& second, const Counts& second_boxes, bool symmetric,
+                     int num_threads) {
+  Counts counts({first.size(), second.size()});
+  if (first.empty() || second.empty()) return counts;
+  check(first[0].ndim() == 2, "masks: must be [height, words]");
+  const int64_t height = first[0].shape(0);
+  const int64_t num_words = first[0].shape(1);
+  const auto rows = bounded_masks(first, first_boxes, height, num_words);
+  const auto columns = bounded_masks(second, second_boxes, height, num_words);
+  check(!symmetric || first.size() == second.size(), "symmetric: needs the same masks twice");
+  int64_t* to = counts.mutable_data();
+  py::gil_scoped_release release;
+  count_intersections(rows.data(), static_cast<int64_t>(rows.size()), columns.data(),
+                      static_cast<int64_t>(columns.size()), num_words, symmetric, num_threads, to);
+  return counts;
+}
+
+}  // namespace
+
+void bind_regions(py::module_& module) {
+  using namespace pybind11::literals;
+  module.def("pack", &pack, "mask"_a, "uint8 [H, W] (not 0 is inside) -> bits [H, ceil(W / 64)]");
+  module.def("unpack", &unpack, "bits"_a, "width"_a, "bits -> bool [H, W]");
+  module.def("extent", &extent, "bits"_a, "width"_a, "bits -> (area, (x0, y0, x1, y1)), half open");
+  module.def("coordinate_sums", &sums, "bits"_a, "width"_a,
+             "bits -> sums of the column and row indices of the pixels set");
+  module.def("bits_to_counts", &bits_to_counts, "bits"_a, "width"_a, "bits -> run lengths");
+  module.def("counts_to_bits", &counts_to_bits, "counts"_a, "height"_a, "width"_a,
+             "run lengths -> bits");
+  module.def("bits_to_string", &bits_to_string, "bits"_a, "width"_a, "bits -> compressed bytes");
+  module.def("string_to_bits", &string_to_bits, "text"_a, "height"_a, "width"_a,
+             "compressed bytes -> bits");
+  module.def("counts_extent", &counts_extent, "counts"_a, "height"_a, "width"_a,
+             "run lengths -> (area, (x, y, width, height))");
+  module.def("string_extent", &string_extent, "text"_a, "height"_a, "width"_a,
+             "compressed bytes -> (area, (x, y, width, height))");
+  module.def("counts_to_string", &counts_to_string, "counts"_a, "run lengths -> compressed bytes");
+  module.def("string_to_counts", &string_to_counts, "text"_a, "compressed bytes -> run lengths");
+  module.def("polygon_to_bits", &polygon_to_bits, "points"_a, "height"_a, "width"_a,
+             "float64 [K, 2] (x, y) -> bits");
+  module.def("intersections", &intersections, "first"_a, "first_boxes"_a, "second"_a,
+             "second_boxes"_a, "symmetric"_a, "num_threads"_a,
+             "lists of bits with boxes int64 [N, 4] -> pixels in common, int64 [N, M]");
+}
 
 }  // namespace fastregion
