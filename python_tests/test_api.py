@@ -153,7 +153,7 @@ class TestBadInput:
             fr.describe(photo, tmp_path / "blank.png")
         with pytest.raises(FileNotFoundError, match=r"mask: .*missing\.png"):
             fr.describe(photo, tmp_path / "missing.png")
-        with pytest.raises(ValueError, match=r"mask: .*20000 x 20000"):
+        with pytest.raises(ValueError, match=r"mask: .*(too many pixels|20000)"):
             fr.describe(photo, bomb(tmp_path / "bomb.png"))
 
     def test_images(self, tmp_path: Path) -> None:

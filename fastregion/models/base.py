@@ -135,7 +135,7 @@ class Captioner(ABC):
 
         Args:
             image: anything :func:`fastregion.images.load_image` reads.
-            regions: one region or a list: anything :func:`fastregion.regions.as_regions` takes.
+            regions: one region or several: anything :func:`fastregion.regions.as_regions` takes.
             prompt: what to say instead of a detailed description; ``<Prompt0>`` is the region.
             max_new_tokens: longest text, in tokens.
             temperature: 0 takes the most likely token; above, tokens are drawn from
@@ -146,9 +146,10 @@ class Captioner(ABC):
             batch_size: how many regions are worked on at a time.
 
         Returns:
-            ``str`` (or :class:`Description`) for one region, a list of them for a list. With
-            ``stream``: an iterator over ``str`` for one region, over pairs ``(index, str)`` for a
-            list, in which the regions of a batch take turns.
+            ``str`` (or :class:`Description`) for one region, a list of them for several (a list,
+            an array of masks or boxes, detections), also when several are only one. With
+            ``stream``: an iterator over ``str`` for one region, over pairs ``(index, str)`` for
+            several, in which the regions of a batch take turns.
 
         Raises:
             FileNotFoundError, TypeError, ValueError: an argument is not as described; the message
@@ -161,9 +162,7 @@ class Captioner(ABC):
             raise ValueError("return_details: cannot be combined with stream")
         pixels = self._load_image(image)
         found = tuple(as_regions(regions, pixels.shape[:2]))
-        one = is_one_region(regions)
-        if not found:
-            return iter(()) if stream else []
+        one = is_one_region(regions, pixels.shape[:2])
         parts = list(RegionRequest(pixels, found, prompt).split(batch_size))
         if stream:
             pieces = self._stream(parts, sampling)
@@ -236,7 +235,7 @@ class Captioner(ABC):
         for start in range(0, len(found), _BATCH_SIZE):
             part = slice(start, start + _BATCH_SIZE)
             scores += self._score(pixels, found[part], wanted[part])
-        return scores[0] if one_text and is_one_region(regions) else scores
+        return scores[0] if one_text and is_one_region(regions, pixels.shape[:2]) else scores
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None

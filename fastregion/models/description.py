@@ -65,7 +65,6 @@ class Description:
             "model": self.model_id,
             "region": {
                 **{name: value for name, value in known.items() if value is not None},
-                "size": [int(side) for side in region.size],
                 "box": [int(edge) for edge in region.box],
                 "area": int(region.area),
                 "rle": region.rle,
@@ -83,7 +82,7 @@ class Description:
         """A self-contained figure for notebooks."""
         canvas = self.image
         if canvas is None:
-            canvas = np.full((*self.region.size, 3), 200, np.uint8)
+            canvas = np.full((*self.region.mask.shape, 3), 200, np.uint8)
         buffer = io.BytesIO()
         draw_regions(canvas, [self.region.mask], longest_side=_THUMBNAIL_SIDE).save(
             buffer, format="JPEG", quality=88

@@ -125,13 +125,18 @@ class Sampling:
         return torch.Generator(device).manual_seed(self.seed)
 
 
-def is_one_region(regions: Any) -> bool:
-    """Whether the caller holds one region, and so wants one answer, or a collection."""
+def is_one_region(regions: Any, size: tuple[int, int]) -> bool:
+    """Whether ``as_regions`` was given one region, which wants one answer, or a collection.
+
+    Args:
+        regions: something that it accepts for an image of this size.
+        size: height and width of the image.
+    """
     if isinstance(regions, (list, tuple)):
-        return len(regions) > 0 and all(isinstance(edge, numbers.Real) for edge in regions)  # a box
+        return all(isinstance(number, numbers.Real) for number in regions)  # a box or a point
     shape = getattr(regions, "shape", None)
-    if shape is not None:
-        return len(shape) < 3  # a stack of masks is [N, H, W]
+    if shape is not None:  # not [N, H, W] masks, [N, 4] boxes or [N, 2] points
+        return len(shape) == 1 or tuple(shape) in (size, (*size, 1))
     return isinstance(regions, (Region, Image.Image, str, os.PathLike, Mapping))
 
 

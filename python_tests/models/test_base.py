@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,8 @@ class TestDescribe:
         assert len(set(texts)) == len(regions)  # each region has a text of its own
         assert captioner.describe(image, [regions[1]], max_new_tokens=12) == [single]
         assert captioner.describe(image, tuple(regions[:2]), max_new_tokens=12) == texts[:2]
-        assert captioner.describe(image, [], max_new_tokens=12) == []
+        with pytest.raises(ValueError, match="regions: expected at least one region"):
+            captioner.describe(image, [])
 
     @pytest.mark.parametrize(
         ("form", "single"),
@@ -151,11 +153,15 @@ class TestDescribe:
             (lambda r: r.rle, True),
             (lambda r: r.box, True),
             (lambda r: list(r.box), True),
+            (lambda r: r.mask[..., None], True),
+            (lambda r: np.array(r.box), True),
+            (lambda r: np.array([r.box]), False),
             (lambda r: [r.mask], False),
             (lambda r: [r.box], False),
             (lambda r: [r.rle], False),
             (lambda r: r.mask[None], False),
             (lambda r: torch.from_numpy(r.mask)[None], False),
+            (lambda r: SimpleNamespace(mask=r.mask[None]), False),
         ],
     )
     def test_every_form_of_a_region(
