@@ -22,17 +22,23 @@ struct RowTypes {
 namespace fastregion {
 
 template <class Out, class In>
-void weighted_sum(Out* out, const In* const* rows, const accumulate_t<In>* weights, int64_t count,
-                  int64_t length) {
+void weighted_sum(Out* out, const std::type_identity_t<Out>* addend, const In* const* rows,
+                  const accumulate_t<In>* weights, int64_t count, int64_t length) {
   using Types = RowTypes<Out, In>;
-  FASTREGION_SELECT_ISA(weighted_sum<Types>)(out, rows, weights, count, length);
+  FASTREGION_SELECT_ISA(weighted_sum<Types>)(out, addend, rows, weights, count, length);
 }
 
-template void weighted_sum(float*, const float* const*, const float*, int64_t, int64_t);
-template void weighted_sum(double*, const double* const*, const double*, int64_t, int64_t);
-template void weighted_sum(float*, const Half* const*, const float*, int64_t, int64_t);
-template void weighted_sum(float*, const BFloat16* const*, const float*, int64_t, int64_t);
-template void weighted_sum(Half*, const float* const*, const float*, int64_t, int64_t);
-template void weighted_sum(BFloat16*, const float* const*, const float*, int64_t, int64_t);
+#define FASTREGION_INSTANTIATE(Out, In)                                                            \
+  template void weighted_sum(Out*, const Out*, const In* const*, const accumulate_t<In>*, int64_t, \
+                             int64_t)
+FASTREGION_INSTANTIATE(float, float);
+FASTREGION_INSTANTIATE(float, Half);
+FASTREGION_INSTANTIATE(float, BFloat16);
+FASTREGION_INSTANTIATE(Half, float);
+FASTREGION_INSTANTIATE(BFloat16, float);
+FASTREGION_INSTANTIATE(Half, Half);
+FASTREGION_INSTANTIATE(BFloat16, BFloat16);
+FASTREGION_INSTANTIATE(double, double);
+#undef FASTREGION_INSTANTIATE
 
 }  // namespace fastregion

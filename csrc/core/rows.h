@@ -2,19 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dtype.h"
 
 namespace fastregion {
 
-//   out[c] = sum over k < count of weights[k] * rows[k][c],   0 <= c < length
+//   out[c] = addend[c] + sum over k < count of weights[k] * rows[k][c],   0 <= c < length
 //
-// Sums in float (double for double) in the order of k, rounded once on store; count 0 gives zeros.
-// `out` may be one of the rows. Reads count * length elements, writes length. Instantiated for
-// (Out, In) = (float, T) and (T, float) with T in {float, Half, BFloat16}, and (double, double).
+// Sums in float (double for double) in the order written, rounded once on store. `addend` may be
+// null (0) and may be `out`. Reads (count + 1) * length elements, writes length. Instantiated for
+// Out and In in {float, Half, BFloat16} with at least one float or both equal, and for doubles.
 template <class Out, class In>
-void weighted_sum(Out* out,               // [length]
-                  const In* const* rows,  // [count] pointers to [length]
+void weighted_sum(Out* out,                                 // [length]
+                  const std::type_identity_t<Out>* addend,  // [length] or null
+                  const In* const* rows,                    // [count] pointers to [length]
                   const accumulate_t<In>* weights, int64_t count, int64_t length);
 
 }  // namespace fastregion

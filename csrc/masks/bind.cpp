@@ -1,7 +1,95 @@
+// Binding of the mask operators: pointers and sizes in. Shapes and dtypes are checked in Python,
+// where the tensors are; the caller keeps them alive until the call returns.
 #include <pybind11/pybind11.h>
 
-namespace fastregion {
+#include <cstdint>
 
-void bind_masks(pybind11::module_& module) { module.doc() = "Operators of the family masks."; }
+#include "core/parallel.h"
+#include "masks/mask_patch_embed.h"
+#include "masks/mask_tiles.h"
+#include "regions/bit_rows.h"
+
+namespace py = pybind11;
+
+namespace fastregion {
+namespace {
+
+// Rows of a mask for which a second thread pays.
+constexpr int64_t kRowsPerThread = 64;
+
+using Address = std::uintptr_t;
+
+void pack_bits(int num_threads, Address masks, Address words, int64_t num_rows, int64_t width) {
+  parallel_for(num_rows, kRowsPerThread, num_threads, [&](int64_t begin, int64_t end) {
+    pack_rows(reinterpret_cast<const uint8_t*>(masks) + begin * width, end - begin, width,
+              reinterpret_cast<uint64_t*>(words) + begin * row_words(width));
+  });
+}
+
+void unpack_bits(int num_threads, Address words, Address masks, int64_t num_rows, int64_t width) {
+  parallel_for(num_rows, kRowsPerThread, num_threads, [&](int64_t begin, int64_t end) {
+    unpack_rows(reinterpret_cast<const uint64_t*>(words) + begin * row_words(width), end - begin,
+                width, reinterpret_cast<uint8_t*>(masks) + begin * width);
+  });
+}
+
+void mask_tiles(int num_threads, Address masks, Address tiles, int64_t num_masks, int64_t height,
+                int64_t width, int64_t grid_rows, int64_t grid_columns, int64_t tile_height,
+                int64_t tile_width, bool thumbnail) {
+  cpu::mask_tiles({.masks = reinterpret_cast<const uint64_t*>(masks),
+                   .tiles = reinterpret_cast<uint64_t*>(tiles),
+                   .num_masks = num_masks,
+                   .height = height,
+                   .width = width,
+                   .grid_rows = grid_rows,
+                   .grid_columns = grid_columns,
+                   .tile_height = tile_height,
+                   .tile_width = tile_width,
+                   .thumbnail = thumbnail},
+                  num_threads);
+}
+
+MaskPatchEmbedParams patch_params(int dtype, Address words, int64_t num_tiles, int64_t height,
+                                  int64_t width, int64_t channels, int64_t input_channels,
+                                  int64_t kernel_size) {
+  return {.dtype = static_cast<DType>(dtype),
+          .words = reinterpret_cast<const uint64_t*>(words),
+          .num_tiles = num_tiles,
+          .height = height,
+          .width = width,
+          .channels = channels,
+          .input_channels = input_channels,
+          .kernel_size = kernel_size};
+}
+
+void mask_patch_embed(int num_threads, int dtype, Address words, Address weight, Address bias,
+                      Address add_to, Address out, int64_t num_tiles, int64_t height, int64_t width,
+                      int64_t channels, int64_t input_channels, int64_t kernel_size) {
+  cpu::mask_patch_embed(
+      patch_params(dtype, words, num_tiles, height, width, channels, input_channels, kernel_size),
+      reinterpret_cast<const void*>(weight), reinterpret_cast<const void*>(bias),
+      reinterpret_cast<const void*>(add_to), reinterpret_cast<void*>(out), num_threads);
+}
+
+void mask_patch_embed_backward(int num_threads, int dtype, Address words, Address grad,
+                               Address grad_weight, int64_t num_tiles, int64_t height,
+                               int64_t width, int64_t channels, int64_t input_channels,
+                               int64_t kernel_size) {
+  cpu::mask_patch_embed_backward(
+      patch_params(dtype, words, num_tiles, height, width, channels, input_channels, kernel_size),
+      reinterpret_cast<const void*>(grad), reinterpret_cast<void*>(grad_weight), num_threads);
+}
+
+}  // namespace
+
+void bind_masks(py::module_& module) {
+  module.doc() = "Mask tiles and mask embeddings; see the headers of csrc/masks.";
+  const auto release = py::call_guard<py::gil_scoped_release>();
+  module.def("pack_bits", &pack_bits, release);
+  module.def("unpack_bits", &unpack_bits, release);
+  module.def("mask_tiles", &mask_tiles, release);
+  module.def("mask_patch_embed", &mask_patch_embed, release);
+  module.def("mask_patch_embed_backward", &mask_patch_embed_backward, release);
+}
 
 }  // namespace fastregion

@@ -106,14 +106,15 @@ void forward(const RoiReplayParams& p, int num_threads) {
           for (int k = 0; k < rows.count; ++k) {
             cells[k] = tokens + (rows.cell[k] + at(taps.slots, slot)) * p.token_stride;
           }
-          weighted_sum(&at(row, slot * kChannelBlock), cells, rows.weight, rows.count, length);
+          weighted_sum(&at(row, slot * kChannelBlock), nullptr, cells, rows.weight, rows.count,
+                       length);
         }
         for (const AxisTaps<Acc>& columns : taps.columns) {
           const Acc* terms[kTapsPerBin];
           for (int k = 0; k < columns.count; ++k) {
             terms[k] = &at(row, columns.cell[k] * kChannelBlock);
           }
-          weighted_sum(bin, terms, columns.weight, columns.count, length);
+          weighted_sum(bin, nullptr, terms, columns.weight, columns.count, length);
           bin += p.bin_stride;
         }
       }
@@ -172,12 +173,12 @@ void backward(const RoiReplayParams& p, int num_threads) {
           for (int64_t slot = 0; slot < std::ssize(taps.slots); ++slot) {
             const auto& [used, weight] = at(columns, slot);
             for (size_t k = 0; k < used.size(); ++k) bins[k] = bin + used[k] * p.bin_stride;
-            weighted_sum(column.data(), bins.data(), weight.data(), std::ssize(used), length);
+            weighted_sum(column.data(), nullptr, bins.data(), weight.data(), std::ssize(used),
+                         length);
             for (int k = 0; k < rows.count; ++k) {
               Acc* cell = &at(map, (rows.cell[k] + at(taps.slots, slot)) * block);
-              const Acc* terms[] = {cell, column.data()};
-              const Acc weights[] = {1, rows.weight[k]};
-              weighted_sum(cell, terms, weights, 2, length);
+              const Acc* term = column.data();
+              weighted_sum(cell, cell, &term, &rows.weight[k], 1, length);
             }
           }
           bin += p.output_width * p.bin_stride;
@@ -187,7 +188,7 @@ void backward(const RoiReplayParams& p, int num_threads) {
       for (int64_t cell = 0; cell < cells; ++cell, token += p.token_stride) {
         const Acc* sum = &at(map, cell * block);
         const Acc one = 1;
-        weighted_sum(token, &sum, &one, 1, length);
+        weighted_sum(token, nullptr, &sum, &one, 1, length);
       }
     }
   };

@@ -46,8 +46,9 @@ def _patches(words: Tensor, width: int, kernel_size: int, dtype: torch.dtype) ->
     rows, columns = words.shape[1] // kernel_size, width // kernel_size
     masks = unpack_bits_reference(words, width)
     masks = masks[:, : rows * kernel_size, : columns * kernel_size]
-    split = masks.reshape(-1, rows, kernel_size, columns, kernel_size).transpose(2, 3)
-    return split.reshape(-1, rows * columns, kernel_size * kernel_size).to(dtype)
+    num_tiles = words.shape[0]
+    split = masks.reshape(num_tiles, rows, kernel_size, columns, kernel_size).transpose(2, 3)
+    return split.reshape(num_tiles, rows * columns, kernel_size * kernel_size).to(dtype)
 
 
 def mask_patch_embed_reference(

@@ -36,8 +36,8 @@ def _resized_tiles(masks: Tensor, grid: Sequence[int], tile: Sequence[int]) -> T
     y = torch.arange(rows * height, device=masks.device) * masks.shape[1] // (rows * height)
     x = torch.arange(columns * width, device=masks.device) * masks.shape[2] // (columns * width)
     canvas = masks.index_select(1, y).index_select(2, x)
-    split = canvas.view(-1, rows, height, columns, width).transpose(2, 3)
-    return split.reshape(-1, rows * columns, height, width)
+    split = canvas.view(len(masks), rows, height, columns, width).transpose(2, 3)
+    return split.reshape(len(masks), rows * columns, height, width)
 
 
 def mask_tiles_reference(

@@ -50,7 +50,7 @@ _OPERATORS = (
             "masks [M, H, W] binary, grid (rows, columns), tile_size -> bit-packed [M, T, th, tw]: "
             "nearest resize and split, thumbnail first"
         ),
-        native=(),
+        native=("cpu",),
     ),
     Operator(
         name="mask_patch_embed",
@@ -58,8 +58,8 @@ _OPERATORS = (
             "tiles [T, H, W] binary, weight [C, ch, k, k], bias, add_to -> [T, N, C]: convolution "
             "with stride = kernel over a binary mask, added to patch tokens"
         ),
-        native=(),
-        native_backward=(),
+        native=("cpu",),
+        native_backward=("cpu",),
         differentiable=("weight", "bias", "add_to"),
     ),
     Operator(
@@ -68,19 +68,19 @@ _OPERATORS = (
             "prompts of token ids, embedding [V, D], tokens per placeholder id -> embeddings "
             "[total, D], cu_seqlens [B + 1], positions [total], labels: one gather of rows"
         ),
-        native=(),
-        native_backward=(),
+        native=("cpu",),
+        native_backward=("cpu",),
         differentiable=("embedding", "tokens"),
     ),
     Operator(
         name="pack_bits",
         contract="masks [..., H, W] bool or uint8 -> words [..., H, ceil(W / 64)]",
-        native=(),
+        native=("cpu",),
     ),
     Operator(
         name="unpack_bits",
         contract="words [..., H, ceil(W / 64)], width W -> masks [..., H, W] bool",
-        native=(),
+        native=("cpu",),
     ),
 )
 

@@ -1,0 +1,47 @@
+// pack_tokens: rows of several sources, as if they were concatenated, gathered into packed prompts.
+//
+//   out[r, :] = source s row rows[r] - start[s],  start[s] <= rows[r] < start[s + 1]
+//   gradient: grad_source[n, :] = sum over r with rows[r] = start[s] + n of grad[r, :]
+//
+//   source s [N_s, D], rows [total] int64, out and grad [total, D].  start[s] = N_0 + ... + N_(s-1)
+//
+// The forward is a copy, so it knows no dtype. The gradient is summed in float32 (double for
+// double) in the order of r, rounded once. Deterministic.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace fastregion {
+
+struct RowSource {
+  const void* data;
+  int64_t num_rows, row_stride;  // stride in bytes
+};
+
+struct PackRowsParams {
+  const std::vector<RowSource>& sources;
+  const int64_t* rows;  // [total], each within the sources
+  void* out;            // contiguous
+  int64_t total, row_bytes;
+};
+
+struct ScatterRowsParams {
+  DType dtype;
+  const void* grad;     // [total, D]
+  int64_t grad_stride;  // in elements
+  const int64_t* rows;  // [total]
+  int64_t total;
+  int64_t start, num_rows;  // of the source whose gradient this is
+  void* out;                // [num_rows, D] contiguous
+  int64_t channels;
+};
+
+namespace cpu {
+void pack_rows(const PackRowsParams& params, int num_threads);
+void scatter_rows(const ScatterRowsParams& params, int num_threads);
+}  // namespace cpu
+
+}  // namespace fastregion

@@ -1,0 +1,114 @@
+"""mask_tiles against the definition pixel by pixel, on every backend."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastregion.ops import BitMasks, mask_tiles
+
+# (height, width) of the mask, (rows, columns), (tile height, tile width)
+SHAPES = [
+    ((1, 1), (1, 1), (1, 1)),
+    ((5, 7), (2, 3), (4, 9)),
+    ((64, 64), (1, 1), (64, 64)),
+    ((97, 131), (3, 2), (16, 33)),
+    ((40, 300), (2, 2), (70, 65)),
+    ((300, 40), (1, 4), (8, 64)),
+]
+
+
+def tiles_by_pixel(mask: Tensor, grid: tuple[int, int], tile: tuple[int, int]) -> Tensor:
+    """[T, th, tw] by the integer rule, one pixel at a time."""
+    height, width = mask.shape
+    pixels = mask.tolist()
+    tiles = np.zeros((grid[0] * grid[1], *tile), dtype=bool)
+    for i in range(grid[0] * tile[0]):
+        for j in range(grid[1] * tile[1]):
+            y = i * height // (grid[0] * tile[0])
+            x = j * width // (grid[1] * tile[1])
+            number = i // tile[0] * grid[1] + j // tile[1]
+            tiles[number, i % tile[0], j % tile[1]] = pixels[y][x]
+    return torch.from_numpy(tiles)
+
+
+def make_masks(height: int, width: int) -> Tensor:
+    """Noise, empty, full, a box, a frame along the border, a checkerboard."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    box = (y >= height // 3) & (y < height - 1) & (x >= width // 4) & (x <= width // 2)
+    frame = (y == 0) | (x == 0) | (y == height - 1) | (x == width - 1)
+    noise = torch.rand(height, width) > 0.5
+    full = torch.ones(height, width, dtype=torch.bool)
+    return torch.stack((noise, ~full, full, box, frame, (x + y) % 2 == 0))
+
+
+@pytest.mark.parametrize(("size", "grid", "tile"), SHAPES)
+def test_by_pixel(backend, size, grid, tile) -> None:
+    masks = make_masks(*size)
+    expected = torch.stack([tiles_by_pixel(mask, grid, tile) for mask in masks])
+    small = torch.stack([tiles_by_pixel(mask, (1, 1), tile) for mask in masks])
+    tiles = mask_tiles(masks.to(backend.device), grid, tile, False, backend=backend.name)
+    assert torch.equal(tiles.unpack().cpu(), expected)
+    tiles = mask_tiles(masks.to(backend.device), grid, tile, backend=backend.name)
+    assert torch.equal(tiles.unpack().cpu(), torch.cat((small, expected), dim=1))
+
+
+def test_is_nearest_interpolation(backend) -> None:
+    """The rule is torch's (and OpenCV's) nearest, at GAR's tile size."""
+    mask = torch.rand(333, 517) > 0.7
+    canvas = torch.nn.functional.interpolate(mask[None, None].byte(), (896, 1344), mode="nearest")
+    expected = canvas[0, 0].view(2, 448, 3, 448).transpose(1, 2).reshape(6, 448, 448).bool()
+    tiles = mask_tiles(mask.to(backend.device), (2, 3), 448, False, backend=backend.name)
+    assert torch.equal(tiles.unpack().cpu(), expected)
+
+
+def test_packed_and_one_mask(backend) -> None:
+    masks = make_masks(20, 70).to(backend.device)
+    whole = mask_tiles(masks, (2, 2), 16, backend=backend.name)
+    assert whole.shape == (6, 5, 16, 16)
+    packed = mask_tiles(BitMasks.pack(masks), (2, 2), 16, backend=backend.name)
+    assert torch.equal(packed.words, whole.words)
+    one = mask_tiles(masks[0].byte() * 255, (2, 2), 16, backend=backend.name)
+    assert torch.equal(one.words, whole.words[0])
+    strided = BitMasks(BitMasks.pack(masks).words[::2], 70)
+    again = mask_tiles(strided, (2, 2), 16, backend=backend.name)
+    assert torch.equal(again.words, whole.words[::2])
+
+
+def test_no_masks(backend) -> None:
+    none = torch.zeros(0, 4, 5, dtype=torch.bool, device=backend.device)
+    assert mask_tiles(none, (1, 2), 8, backend=backend.name).shape == (0, 3, 8, 8)
+
+
+def test_opcheck_and_compile(backend) -> None:
+    words = BitMasks.pack(make_masks(20, 70).to(backend.device)).words
+    arguments = (words, 70, [2, 2], [16, 16], True, backend.name)
+    torch.library.opcheck(torch.ops.fastregion.mask_tiles.default, arguments)
+
+    def run(masks: Tensor) -> Tensor:
+        return mask_tiles(masks, (2, 2), 16, backend=backend.name).unpack(backend=backend.name)
+
+    masks = make_masks(20, 70).to(backend.device)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(masks), run(masks))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"masks": torch.zeros(4, 4)}, TypeError, "masks must be bool or uint8, got float32"),
+        ({"masks": torch.zeros(4, 4).long()}, TypeError, "masks must be bool or uint8, got int64"),
+        ({"masks": torch.zeros(1, 1, 4, 4).bool()}, ValueError, r"\[M, H, W\], got .*1, 1, 4, 4"),
+        (
+            {"masks": torch.zeros(4, 0).bool()},
+            ValueError,
+            r"at least one pixel, got shape \(4, 0\)",
+        ),
+        ({"grid": (1, 0)}, ValueError, r"grid must be two integers of at least 1, got \(1, 0\)"),
+        ({"tile_size": 0}, ValueError, "tile_size must be two integers of at least 1"),
+    ],
+)
+def test_errors(changes: dict, error: type[Exception], message: str) -> None:
+    arguments = {"masks": torch.zeros(4, 4).bool(), "grid": (1, 1), "tile_size": 8} | changes
+    with pytest.raises(error, match=message):
+        mask_tiles(**arguments)
