@@ -1,8 +1,10 @@
 """Trains the built-in captioner on rendered scenes.
 
-One process per core, each with one thread and seeds of its own, gradients averaged with gloo. The
-learning rate warms up, stays, and decays to zero over the last third of the run; a run is as long
-as its ``minutes`` or its ``steps``.
+One process per core, each with one thread and seeds of its own. They step by themselves and
+exchange weights every few steps (:mod:`fastregion.training.averaging`), none waiting for another.
+Matrices of hidden layers are trained with Muon, all else with AdamW. The learning rate warms up,
+stays, and decays to zero over the last third of the run; a run is as long as its ``minutes`` or its
+``steps``.
 
 What a caption is about hangs on a few of its tokens (colours, shapes, places); the others are soon
 learned and then mostly noise. So the run begins with small batches about single regions, and with a
@@ -22,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from rich.progress import Progress, TaskID
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,12 +33,15 @@ from fastregion.language import IGNORED_LABEL, Tokenizer
 from fastregion.models.mini import MiniCaptioner, MiniConfig
 from fastregion.models.mini.modeling import MiniModel
 from fastregion.scenes import EVALUATION_SEEDS
+from fastregion.training.averaging import SharedAverage
 from fastregion.training.mini_data import Batch, SampleStream
 from fastregion.training.mini_tokenizer import telling_tokens, train_tokenizer
+from fastregion.training.muon import Muon
 
 # Number of regions in a batch's prompts, how often such a batch is drawn, and its size.
 _BATCH_KINDS = ((1, 0.88, 16), (2, 0.08, 8), (3, 0.04, 6))
 _EARLY_KINDS = ((1, 1.0, 8),)
+_AVERAGE_EVERY = 10  # steps
 _EARLY_SHARE = 0.25  # of the run
 _OTHER_WEIGHT = 0.2  # of tokens that tell no fact, at the start
 _EQUAL_SHARE = 0.4  # of the run, after which all tokens count the same
@@ -51,7 +55,7 @@ class MiniRecipe:
     steps: int | None = None
     seed: int = 0
     processes: int = 2
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 100
     decay_share: float = 0.35
@@ -87,16 +91,15 @@ def train(output: Path, recipe: MiniRecipe) -> None:
         _write_text(output / "tokenizer.json", tokenizer.backend.to_str(pretty=True) + "\n")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if recipe.processes == 1:
-        _Run(output, recipe, rank=0).go()
+        _work(0, output, recipe, None)
         return
-    meeting = output / ".meeting"
-    meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_work, args=(output, recipe, meeting), nprocs=recipe.processes)
-    meeting.unlink(missing_ok=True)
+    num_weights = sum(p.numel() for p in MiniModel(MiniConfig()).parameters())
+    average = SharedAverage(num_weights, recipe.processes)
+    torch.multiprocessing.spawn(_work, args=(output, recipe, average), nprocs=recipe.processes)
 
 
 class MiniTrainingStep(nn.Module):
-    """The loss of a batch; a module, so that gradients are averaged between processes."""
+    """The loss of a batch."""
 
     telling: Tensor  # bool [vocab_size]
 
@@ -144,14 +147,16 @@ class MiniTrainingStep(nn.Module):
 class _Run:
     """One process of a run."""
 
-    def __init__(self, output: Path, recipe: MiniRecipe, rank: int) -> None:
+    def __init__(
+        self, output: Path, recipe: MiniRecipe, rank: int, average: SharedAverage | None
+    ) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(recipe.seed)
-        self.output, self.recipe, self.rank = output, recipe, rank
+        self.output, self.recipe, self.rank, self.average = output, recipe, rank, average
         tokenizer = Tokenizer.from_file(output)
         self.captioner = MiniCaptioner(MiniConfig(), tokenizer)
         self.model = self.captioner.model.train()
-        self.optimizer = _optimizer(self.model, recipe)
+        self.optimizers = _optimizers(self.model, recipe)
         self.stream = SampleStream(
             tokenizer,
             self.captioner.config,
@@ -166,14 +171,11 @@ class _Run:
         recipe = self.recipe
         vocab_size = self.captioner.config.decoder.vocab_size
         telling = telling_tokens(self.captioner.tokenizer, vocab_size)
-        module: nn.Module = MiniTrainingStep(self.model, telling)
-        if recipe.processes > 1:
-            module = nn.parallel.DistributedDataParallel(module)
+        module = MiniTrainingStep(self.model, telling)
         kinds = torch.Generator().manual_seed(recipe.seed + self.step)
         last, saved = time.monotonic(), self.seconds
         with _progress_bar(self.rank == 0) as show:
             while (progress := self._progress()) < 1.0:
-                # Every process draws the same kind, so that none waits for another's longer batch.
                 regions, size = _draw_kind(progress, kinds)
                 rate = _learning_rate(recipe, self.step, progress)
                 loss = self._update(module, self.stream.batch(regions, size), rate, progress)
@@ -183,41 +185,39 @@ class _Run:
                 if self.rank == 0:
                     self._log(loss, rate, regions, size)
                     show(progress, loss)
-                if self._first_says(self.seconds - saved > 60 * recipe.save_every_minutes):
+                if self.average is not None and self.step % _AVERAGE_EVERY == 0:
+                    self.average.exchange(list(self.model.parameters()))
+                if self.seconds - saved > 60 * recipe.save_every_minutes:
                     self._save()
                     saved = self.seconds
+        if self.average is not None:
+            self.average.settle(list(self.model.parameters()))
         self._save()
 
-    def _update(self, module: nn.Module, batch: Batch, rate: float, progress: float) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _update(
+        self, module: MiniTrainingStep, batch: Batch, rate: float, progress: float
+    ) -> float:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         ramp = min(progress / _EQUAL_SHARE, 1.0)
         loss = module(batch, _OTHER_WEIGHT + (1.0 - _OTHER_WEIGHT) * ramp)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         value = float(loss.item())
         if not math.isfinite(value):
             raise FloatingPointError(f"loss: must be finite, got {value} at step {self.step}")
         return value
 
     def _progress(self) -> float:
-        """Share of the run that is done, the same in every process."""
+        """Share of the run that is done."""
         if self.recipe.steps is not None:
             return self.step / self.recipe.steps
         assert self.recipe.minutes is not None
-        done = torch.tensor(self.seconds / (60 * self.recipe.minutes), dtype=torch.float64)
-        if self.recipe.processes > 1:
-            dist.broadcast(done, src=0)
-        return float(done)
-
-    def _first_says(self, own: bool) -> bool:
-        """The first process decides for all."""
-        flag = torch.tensor(int(own))
-        if self.recipe.processes > 1:
-            dist.broadcast(flag, src=0)
-        return bool(flag)
+        return self.seconds / (60 * self.recipe.minutes)
 
     def _log(self, loss: float, rate: float, regions: int, size: int) -> None:
         row = {
@@ -239,9 +239,10 @@ class _Run:
             return
         self.captioner.save_pretrained(self.output, dtype=torch.float16)
         tensors = {f"model.{name}": value for name, value in self.model.named_parameters()}
-        for index, parameter in enumerate(self._parameters()):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{index}.{key}"] = value
+        for name, parameter in self.model.named_parameters():
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{name}.{key}"] = value
         tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
         _replace(self.output / "state.safetensors", lambda part: save_file(tensors, part))
 
@@ -254,33 +255,26 @@ class _Run:
         self.step, self.seconds = state["step"], state["seconds"]
         self.stream.next_seed = state["next_seed"]
         tensors = load_file(self.output / "state.safetensors")
-        for index, parameter in enumerate(self._parameters()):
-            prefix = f"optimizer.{index}."
-            self.optimizer.state[parameter] = {
+        owners = {
+            parameter: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        for name, parameter in self.model.named_parameters():
+            prefix = f"optimizer.{name}."
+            owners[parameter].state[parameter] = {
                 key.removeprefix(prefix): value
                 for key, value in tensors.items()
                 if key.startswith(prefix)
             }
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            with torch.no_grad():
                 parameter.copy_(tensors[f"model.{name}"])
 
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-
-def _work(rank: int, output: Path, recipe: MiniRecipe, meeting: Path) -> None:
-    """Body of one spawned process."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{meeting.resolve()}",
-        rank=rank,
-        world_size=recipe.processes,
-    )
-    try:
-        _Run(output, recipe, rank).go()
-    finally:
-        dist.destroy_process_group()
+def _work(rank: int, output: Path, recipe: MiniRecipe, average: SharedAverage | None) -> None:
+    """Body of one process."""
+    _Run(output, recipe, rank, average).go()
 
 
 def _draw_kind(progress: float, generator: torch.Generator) -> tuple[int, int]:
@@ -297,14 +291,24 @@ def _learning_rate(recipe: MiniRecipe, step: int, progress: float) -> float:
     return recipe.learning_rate * warm * max(left, 0.0)
 
 
-def _optimizer(model: nn.Module, recipe: MiniRecipe) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+def _optimizers(model: nn.Module, recipe: MiniRecipe) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices of hidden layers, AdamW for embeddings, norms and biases."""
+    hidden, embeddings, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim <= 1:
+            vectors.append(parameter)
+        elif parameter.ndim == 2 and "embed" not in name:
+            hidden.append(parameter)
+        else:
+            embeddings.append(parameter)
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": embeddings, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+    return (
+        Muon(hidden, lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
+        torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True),
+    )
 
 
 @contextmanager

@@ -2,7 +2,8 @@ r"""Mini: the GAR design at a few million parameters.
 
 One pass of a small vision tower over a thumbnail of the picture and one detail tile per region,
 with the regions' masks added to the patch embeddings; the regions' features are then replayed
-(RoI-Align, correctly scaled) behind their names in the prompt of a small Llama decoder:
+(RoI-Align, correctly scaled) behind their names in the prompt of a small Llama decoder. A name also
+carries where its region lies and how large it is:
 
     <bos> thumbnail <Prompt0> replayed tokens ... <PromptR-1> replayed tokens
     \n instruction \n answer <eos>
@@ -22,6 +23,20 @@ from fastregion.models.mini.config import MiniConfig
 from fastregion.models.mini.processing import RegionTiles
 from fastregion.vision.merging_vit import MergingViT
 
+_OCTAVES = 4  # of the sines that make thresholds of a coordinate easy to read
+GEOMETRY_FEATURES = 7 * (1 + 2 * _OCTAVES)
+
+
+def geometry_features(geometry: Tensor) -> Tensor:
+    """Coordinates ``[R, 7]`` and their sines and cosines at four octaves: ``[R, 63]``."""
+    angle = (
+        geometry[..., None]
+        * torch.pi
+        * 2.0 ** torch.arange(_OCTAVES, device=geometry.device, dtype=geometry.dtype)
+    )
+    waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
+    return torch.cat([geometry, waves.flatten(1)], dim=1)
+
 
 class MiniModel(nn.Module):
     """Vision tower with mask embedding, projector and Llama decoder."""
@@ -37,6 +52,8 @@ class MiniModel(nn.Module):
             0.05 * torch.randn(vision.patch_hidden_size, 1, vision.patch_size, vision.patch_size)
         )
         hidden = config.decoder.hidden_size
+        self.geometry_embedding = nn.Linear(GEOMETRY_FEATURES, hidden, bias=False)
+        nn.init.zeros_(self.geometry_embedding.weight)
         self.projector = nn.Sequential(
             nn.Linear(vision.hidden_size, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden)
         )
@@ -112,6 +129,7 @@ class MiniModel(nn.Module):
                 device=device,
             )
         )
+        names = names + self.geometry_embedding(geometry_features(tiles.geometry))
         blocks = torch.cat(
             [
                 names[:, None],

@@ -25,7 +25,8 @@ class RegionTiles:
 
     ``thumbnails [B, s, s, 3]`` uint8 and ``thumbnail_masks [B, s, s]`` bool (union of the prompt's
     regions); ``details [R, d, d, 3]`` uint8 and ``detail_masks [R, d, d]`` bool; ``detail_boxes [R,
-    4]`` and ``thumbnail_boxes [R, 4]`` float32 (x1, y1, x2, y2) in cells of their feature maps.
+    4]`` and ``thumbnail_boxes [R, 4]`` float32 (x1, y1, x2, y2) in cells of their feature maps;
+    ``geometry [R, 7]`` float32: centroid, box and area.
     """
 
     thumbnails: Tensor
@@ -34,6 +35,7 @@ class RegionTiles:
     detail_masks: Tensor
     detail_boxes: Tensor
     thumbnail_boxes: Tensor
+    geometry: Tensor
 
     @classmethod
     def concatenate(cls, parts: Sequence[RegionTiles]) -> RegionTiles:
@@ -69,7 +71,7 @@ class TileCutter:
     def cut(self, masks: Sequence[Mask]) -> RegionTiles:
         """Tiles of a prompt about regions, given as ``[H, W]`` bool masks, none of them empty."""
         config = self._config
-        details, detail_masks, detail_boxes, thumbnail_boxes = [], [], [], []
+        details, detail_masks, detail_boxes, thumbnail_boxes, geometry = [], [], [], [], []
         for mask in masks:
             box = _bounds(mask)
             window = _window(box, config)
@@ -77,6 +79,7 @@ class TileCutter:
             detail_masks.append(_cut_mask(mask, window, config.detail_size))
             detail_boxes.append(_replay_box(box, window, config))
             thumbnail_boxes.append(_thumbnail_box(box, mask.shape, config))
+            geometry.append(_geometry(mask, box))
         union = _shrink(np.logical_or.reduce(masks), config.thumbnail_size)
         return RegionTiles(
             thumbnails=torch.from_numpy(self._thumbnail)[None],
@@ -85,6 +88,7 @@ class TileCutter:
             detail_masks=torch.from_numpy(np.stack(detail_masks)),
             detail_boxes=torch.tensor(detail_boxes, dtype=torch.float32),
             thumbnail_boxes=torch.tensor(thumbnail_boxes, dtype=torch.float32),
+            geometry=torch.tensor(geometry, dtype=torch.float32),
         )
 
 
@@ -143,6 +147,21 @@ def _replay_box(
     half = config.replay_margin * max(x1 - x0, y1 - y0) / 2
     x, y = (x0 + x1) / 2 - left, (y0 + y1) / 2 - top
     return [(x - half) * cells, (y - half) * cells, (x + half) * cells, (y + half) * cells]
+
+
+def _geometry(mask: Mask, box: tuple[int, int, int, int]) -> list[float]:
+    """Centroid and box as shares of width and height, and the area's binary logarithm over 8.
+
+    The location features of referring-expression models, with the centroid added.
+    """
+    height, width = mask.shape
+    rows, columns = mask.sum(axis=1), mask.sum(axis=0)
+    area = float(rows.sum())
+    x = float(columns @ (np.arange(width) + 0.5)) / area / width
+    y = float(rows @ (np.arange(height) + 0.5)) / area / height
+    x0, y0, x1, y1 = box
+    share = float(np.log2(area / mask.size)) / 8
+    return [x, y, x0 / width, y0 / height, x1 / width, y1 / height, share]
 
 
 def _thumbnail_box(

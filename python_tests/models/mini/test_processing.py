@@ -25,6 +25,7 @@ def test_shapes_and_dtypes() -> None:
     assert tiles.details.shape == (3, 128, 128, 3)
     assert tiles.detail_masks.shape == (3, 128, 128)
     assert tiles.detail_boxes.shape == tiles.thumbnail_boxes.shape == (3, 4)
+    assert tiles.geometry.shape == (3, 7)
     assert tiles.thumbnails.dtype == tiles.details.dtype == torch.uint8
     assert tiles.thumbnail_masks.dtype == tiles.detail_masks.dtype == torch.bool
     # The thumbnail's mask is the union, each detail tile shows its own region.
@@ -52,6 +53,14 @@ def test_the_detail_tile_is_centred_and_square() -> None:
     assert (y0 + y1) / 2 == pytest.approx(4.0, abs=0.1)
     thumbnail_box = tiles.thumbnail_boxes[0].tolist()
     assert thumbnail_box == pytest.approx([140 / 60, 80 / 40, 160 / 60, 120 / 40])
+
+
+def test_geometry_is_centroid_box_and_area() -> None:
+    image = np.zeros((40, 80, 3), np.uint8)
+    tiles = TileCutter(image, CONFIG).cut([_mask(40, 80, (10, 20, 30, 40))])
+    area = np.log2(20 * 20 / (40 * 80)) / 8
+    expected = [20 / 80, 30 / 40, 10 / 80, 20 / 40, 30 / 80, 40 / 40, area]
+    assert tiles.geometry[0].tolist() == pytest.approx(expected)
 
 
 def test_beyond_the_image_is_gray_and_outside_the_mask() -> None:
