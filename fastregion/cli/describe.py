@@ -190,4 +190,4 @@ def _number(index: int, count: int) -> str:
 
 
 def _print_json(**values: Any) -> None:
-    typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(values, indent=2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def save_folder(
         tokenizer.save(scratch)
         text = json.dumps(config, indent=2, sort_keys=True)
         Path(scratch, CONFIG).write_text(text + "\n", encoding="utf-8")
+        # safetensors makes files that only their owner can read.
+        shutil.copymode(os.path.join(scratch, CONFIG), os.path.join(scratch, WEIGHTS))
         for name in (WEIGHTS, TOKENIZER, CONFIG):
             os.replace(os.path.join(scratch, name), target / name)
 

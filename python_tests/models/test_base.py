@@ -428,6 +428,8 @@ class TestCheckpoint:
         captioner.save_pretrained(tmp_path / "new" / "tiny")
         files = sorted(p.name for p in (tmp_path / "new" / "tiny").iterdir())
         assert files == ["config.json", "model.safetensors", "tokenizer.json"]
+        modes = {p.stat().st_mode for p in (tmp_path / "new" / "tiny").iterdir()}
+        assert len(modes) == 1  # whoever can read one file can read all
         loaded = TinyCaptioner.from_pretrained(tmp_path / "new" / "tiny")
         assert loaded.config == captioner.config
         assert loaded.model_id == "tiny"
