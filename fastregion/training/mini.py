@@ -111,7 +111,8 @@ class MiniTrainingStep(nn.Module):
     def forward(self, batch: Batch, other_weight: float = 1.0) -> Tensor:
         """Mean cross entropy of the answers' tokens, those that tell no fact weighted."""
         # All prompts of a batch have the same number of regions, hence the same length.
-        prefix = torch.stack(self.model.prefixes(batch.tiles, batch.regions_per_prompt))
+        packed = self.model.encode(batch.tiles, batch.regions_per_prompt).embeddings
+        prefix = packed.view(len(batch.input_ids), -1, packed.shape[-1])
         hidden = self._run_decoder(prefix, batch)
         # Position t predicts the token at t + 1, so a label looks at the state just before it.
         learned = batch.labels[:, 1:] != IGNORED_LABEL

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from fastregion.language import PackedPrompts, append_tokens, pack
+from fastregion.language import PackedPrompts, append_tokens
 from fastregion.models.base import Captioner
 from fastregion.models.mini.config import MiniConfig
 from fastregion.models.mini.modeling import MiniModel
@@ -82,11 +81,9 @@ class MiniCaptioner(Captioner):
         )
 
     def encode(self, batch: MiniBatch) -> PackedPrompts:
-        """One vision pass; each prompt is its prefix and the instruction."""
-        embed = self.decoder.get_input_embeddings()
-        instruction = embed(torch.tensor(batch.instruction_ids, device=self.device))
-        prefixes = self.model.prefixes(batch.tiles, batch.regions_per_prompt)
-        return pack([torch.cat([prefix, instruction]) for prefix in prefixes])
+        """One vision pass over all tiles."""
+        packed = self.model.encode(batch.tiles, batch.regions_per_prompt, batch.instruction_ids)
+        return PackedPrompts(packed.embeddings, packed.cu_seqlens, packed.positions)
 
     def append_text(self, prompts: PackedPrompts, texts: Sequence[str]) -> PackedPrompts:
         """Continue each prompt with an answer and the end token."""

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastregion import ops
 from fastregion._torchvision_guard import import_transformers
@@ -75,14 +74,9 @@ class MiniModel(nn.Module):
 
     def embed_tiles(self, tiles: Tensor, masks: Tensor) -> Tensor:
         """Tiles ``[T, S, S, 3]`` with masks ``[T, S, S]`` to tokens ``[T, (S / 2p)^2, hidden]``."""
-        p = self.config.vision.patch_size
-        num_tiles, size = masks.shape[:2]
-        n = size // p
-        cut = masks.view(num_tiles, n, p, n, p).transpose(2, 3).reshape(num_tiles, n * n, p * p)
-        mask_embedding = F.linear(
-            cut.to(self.mask_patch_embedding.dtype), self.mask_patch_embedding.flatten(1)
-        )
-        return self.projector(self.vision_tower(tiles, mask_embedding))
+        mask_embedding = ops.mask_patch_embed(masks, self.mask_patch_embedding)
+        tokens: Tensor = self.projector(self.vision_tower(tiles, mask_embedding))
+        return tokens
 
     def replay(self, features: Tensor, boxes: Tensor, size: int) -> Tensor:
         """Replays one box per tile.
@@ -104,43 +98,49 @@ class MiniModel(nn.Module):
         boxes = boxes + shift[:, None] * boxes.new_tensor([0.0, 1.0, 0.0, 1.0])
         return ops.roi_replay(features, (num_tiles, 1), boxes, (size, size))
 
-    def prefixes(self, tiles: RegionTiles, regions_per_prompt: Sequence[int]) -> list[Tensor]:
-        """Runs the vision pass and lays out what comes before an instruction.
+    def encode(
+        self,
+        tiles: RegionTiles,
+        regions_per_prompt: Sequence[int],
+        instruction_ids: Sequence[int] = (),
+    ) -> ops.PackedTokens:
+        """Runs the vision pass and lays out the prompts.
 
         Args:
             tiles: Tiles of B prompts with R regions in all.
             regions_per_prompt: How many of the R regions, in order, belong to each prompt.
+            instruction_ids: Tokens at the end of every prompt.
 
         Returns:
-            For each prompt ``[P, hidden]``: ``<bos>``, thumbnail, then each region's name and
-            replayed tokens (from its detail tile, then from the thumbnail).
+            The prompts one behind the other, each ``<bos>``, thumbnail, then for each region its
+            name and replayed tokens (from its detail tile, then from the thumbnail), instruction.
         """
         config = self.config
         thumbnails = self.embed_tiles(tiles.thumbnails, tiles.thumbnail_masks)  # [B, P, hidden]
         details = self.embed_tiles(tiles.details, tiles.detail_masks)  # [R, P, hidden]
         device = thumbnails.device
-        counts = torch.tensor(regions_per_prompt, device=device)
-        owner = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)
-        embed = self.decoder.get_input_embeddings()
-        begin = embed(torch.tensor([config.bos_token_id], device=device))
-        names = embed(
-            torch.tensor(
-                [config.region_token_ids[k] for count in regions_per_prompt for k in range(count)],
-                device=device,
-            )
-        )
-        names = names + self.geometry_embedding(geometry_features(tiles.geometry))
+        owner = [b for b, count in enumerate(regions_per_prompt) for _ in range(count)]
+        names = [config.region_token_ids[k] for count in regions_per_prompt for k in range(count)]
+        embedding = self.decoder.get_input_embeddings()
+        named = embedding(torch.tensor(names, device=device))
+        named = named + self.geometry_embedding(geometry_features(tiles.geometry))
+        own = thumbnails[torch.tensor(owner, device=device)]
         blocks = torch.cat(
             [
-                names[:, None],
+                named[:, None],
                 self.replay(details, tiles.detail_boxes, config.replay_size),
-                self.replay(thumbnails[owner], tiles.thumbnail_boxes, config.thumbnail_replay_size),
+                self.replay(own, tiles.thumbnail_boxes, config.thumbnail_replay_size),
             ],
             dim=1,
         )  # [R, 1 + n, hidden]
-        return [
-            torch.cat([begin, thumbnail, own.flatten(0, 1)])
-            for thumbnail, own in zip(
-                thumbnails, blocks.split(list(regions_per_prompt)), strict=True
-            )
+        image, region = config.decoder.vocab_size, config.decoder.vocab_size + 1  # placeholders
+        prompts = [
+            [
+                config.bos_token_id,
+                *[image] * thumbnails.shape[1],
+                *[region] * (count * blocks.shape[1]),
+                *instruction_ids,
+            ]
+            for count in regions_per_prompt
         ]
+        return ops.pack_tokens(prompts, embedding.weight, {image: thumbnails, region: blocks})

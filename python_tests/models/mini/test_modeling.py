@@ -3,7 +3,7 @@ import torch
 
 from fastregion.models.mini import MiniConfig
 from fastregion.models.mini.config import MiniDecoderConfig
-from fastregion.models.mini.modeling import MiniModel
+from fastregion.models.mini.modeling import MiniModel, geometry_features
 from fastregion.models.mini.processing import RegionTiles, TileCutter
 from fastregion.vision.merging_vit import MergingViTConfig
 
@@ -48,21 +48,25 @@ def _tiles(*boxes: tuple[int, int, int, int]) -> RegionTiles:
 def test_layout_of_a_prompt() -> None:
     model = _model()
     one, two = _tiles((5, 5, 30, 40)), _tiles((5, 5, 30, 40), (50, 20, 90, 70))
-    prefixes = model.prefixes(RegionTiles.concatenate([one, two]), (1, 2))
-    # <bos>, 2 x 2 thumbnail tokens, and for each region its name, 3 x 3 and 2 x 2 replayed tokens.
-    assert [p.shape for p in prefixes] == [(1 + 4 + 14, 16), (1 + 4 + 28, 16)]
+    packed = model.encode(RegionTiles.concatenate([one, two]), (1, 2), (7, 8, 9))
+    # <bos>, 2 x 2 thumbnail tokens, for each region its name, 3 x 3 and 2 x 2 replayed tokens, and
+    # three tokens of instruction.
+    assert packed.cu_seqlens.tolist() == [0, 22, 22 + 36]
+    assert packed.positions.tolist() == [*range(22), *range(36)]
     embed = model.decoder.get_input_embeddings().weight
-    assert torch.equal(prefixes[1][0], embed[CONFIG.bos_token_id])
-    assert torch.equal(prefixes[1][5], embed[CONFIG.region_token_ids[0]])
-    assert torch.equal(prefixes[1][19], embed[CONFIG.region_token_ids[1]])
+    second = packed.embeddings[22:]
+    assert torch.equal(second[0], embed[CONFIG.bos_token_id])
+    assert torch.equal(second[5], embed[CONFIG.region_token_ids[0]])
+    assert torch.equal(second[19], embed[CONFIG.region_token_ids[1]])
+    assert torch.equal(second[33:], embed[[7, 8, 9]])
 
 
 def test_a_batch_gives_what_single_prompts_give() -> None:
     model = _model()
     parts = [_tiles((5, 5, 30, 40)), _tiles((50, 20, 90, 70)), _tiles((0, 0, 100, 80))]
-    together = model.prefixes(RegionTiles.concatenate(parts), (1, 1, 1))
-    for part, expected in zip(parts, together, strict=True):
-        torch.testing.assert_close(model.prefixes(part, (1,))[0], expected, rtol=1e-4, atol=1e-5)
+    together = model.encode(RegionTiles.concatenate(parts), (1, 1, 1)).embeddings
+    alone = torch.cat([model.encode(part, (1,)).embeddings for part in parts])
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
 
 
 def test_replay_does_not_read_the_neighbouring_tile() -> None:
@@ -72,6 +76,15 @@ def test_replay_does_not_read_the_neighbouring_tile() -> None:
     replayed = _model().replay(features, boxes, 3)
     assert (replayed[1] == 1).all()
     assert (replayed[[0, 2]] == 0).all()
+
+
+def test_a_name_carries_the_geometry() -> None:
+    model = _model()
+    torch.nn.init.normal_(model.geometry_embedding.weight)
+    tiles = _tiles((5, 5, 30, 40))
+    expected = model.decoder.get_input_embeddings().weight[CONFIG.region_token_ids[0]]
+    expected = expected + model.geometry_embedding(geometry_features(tiles.geometry))[0]
+    torch.testing.assert_close(model.encode(tiles, (1,)).embeddings[5], expected)
 
 
 def test_replay_follows_the_box() -> None:
@@ -85,11 +98,11 @@ def test_replay_follows_the_box() -> None:
 def test_masks_and_gradients_reach_every_part() -> None:
     model = _model()
     tiles = _tiles((5, 5, 30, 40))
-    prefix = model.prefixes(tiles, (1,))[0]
+    prefix = model.encode(tiles, (1,)).embeddings
     prefix.square().sum().backward()
     for name, parameter in model.named_parameters():
         if not name.startswith("decoder") or "embed" in name:
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
-    other = model.prefixes(_tiles((5, 5, 30, 41)), (1,))[0]
+    other = model.encode(_tiles((5, 5, 30, 41)), (1,)).embeddings
     assert not torch.equal(prefix[1:5], other[1:5])
