@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Time limits per example would judge the load of the machine, not the code.
+settings.register_profile("fastregion", deadline=None)
+settings.load_profile("fastregion")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

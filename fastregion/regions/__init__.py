@@ -43,6 +43,7 @@ from fastregion.regions.rle import (
     rle_to_bbox,
     rle_uncompress,
 )
+from fastregion.regions.tensors import mask_tensor
 
 __all__ = [
     "CompressedRle",
@@ -53,6 +54,7 @@ __all__ = [
     "containment",
     "intersection",
     "iou",
+    "mask_tensor",
     "pycocotools_from_xyxy",
     "rle_area",
     "rle_compress",

@@ -68,6 +68,6 @@ def test_wrong_shapes_are_refused_before_memory_is_read() -> None:
         _C.regions.intersections([bits], boxes, [bits[:2]], boxes, False, 1)
 
 
-def test_types_of_the_stub_exist() -> None:
-    for name in (name for name in dir(_C.regions) if not name.startswith("_")):
-        assert hasattr(_reference, name), f"{name} has no reference"
+def test_every_function_has_a_reference() -> None:
+    names = {name for name in dir(_C.regions) if not name.startswith("_")} - {"unpack_cuda"}
+    assert names == names & set(dir(_reference))

@@ -79,7 +79,7 @@ def test_large_counts_take_several_characters() -> None:
 
 
 @pytest.mark.usefixtures("implementation")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=st.lists(st.integers(0, 40), min_size=1, max_size=30), height=st.integers(1, 12))
 def test_runs_of_length_zero_are_read_as_pycocotools_reads_them(
     runs: list[int], height: int
@@ -136,7 +136,7 @@ def test_refuses_malformed_rle(function, rle, error, message) -> None:
 
 
 @pytest.mark.usefixtures("implementation")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text("0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmno", max_size=40)
 )
