@@ -183,15 +183,9 @@ def _read_npy(path: Path, size: Size | None) -> NDArray[Any]:
 
 
 def _read_image(path: Path, size: Size | None) -> NDArray[Any]:
-    from PIL import Image
+    from fastregion.images import open_image
 
-    try:
-        image = Image.open(path)  # reads only the header
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"mask: the image has too many pixels: {path}") from None
-    except Exception:  # damaged files raise nearly anything
-        raise ValueError(f"mask: not an image file: {path}") from None
-    with image:
+    with open_image(path, argument="mask") as image:  # reads only the header
         # Before the pixels cost memory.
         _check_pixels((image.height, image.width), size)
         try:

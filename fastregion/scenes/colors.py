@@ -104,7 +104,8 @@ def srgb_to_oklab(rgb: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """
     value = np.asarray(rgb, dtype=np.float64) / 255.0
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    return np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
+    lab: npt.NDArray[np.float64] = np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
+    return lab
 
 
 def oklab_to_srgb(lab: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -123,7 +124,8 @@ def oklab_to_srgb(lab: npt.ArrayLike) -> npt.NDArray[np.float64]:
     value = np.where(
         magnitude <= 0.0031308, magnitude * 12.92, 1.055 * magnitude ** (1 / 2.4) - 0.055
     )
-    return np.sign(linear) * value * 255.0
+    rgb: npt.NDArray[np.float64] = np.sign(linear) * value * 255.0
+    return rgb
 
 
 def lightness_chroma_hue(rgb: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -186,7 +188,10 @@ def _name_exactly(rgb: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     lch = lightness_chroma_hue(rgb)
     distance = np.stack([_distance_to_center(term, lch) for term in COLOR_TERMS], axis=-1)
     fair = fair_terms(rgb)
-    return np.argmin(np.where(fair, distance, distance + 10.0), axis=-1).astype(np.uint8)
+    names: npt.NDArray[np.uint8] = np.argmin(
+        np.where(fair, distance, distance + 10.0), axis=-1
+    ).astype(np.uint8)
+    return names
 
 
 @functools.cache

@@ -117,7 +117,8 @@ def crop_box(mask: Mask, margin: int = 0) -> tuple[int, int, int, int]:
 
 def ring_width(mask: Mask) -> int:
     """Width in pixels of the ring around a mask in which its surroundings are judged."""
-    return max(3, round(0.02 * max(mask.shape)))
+    width: int = max(3, round(0.02 * max(mask.shape)))
+    return width
 
 
 def grow(mask: Mask, pixels: int) -> Mask:

@@ -169,7 +169,8 @@ def _elongated(rng: np.random.Generator) -> Points:
     taper = np.sqrt(np.maximum(1 - np.abs(along) ** float(rng.choice([6, 12, 60])), 0.05))
     half = normal * taper[:, None]
     band = np.concatenate([middle + half, (middle - half)[::-1]])
-    return band - band.mean(axis=0)
+    centered: Points = band - band.mean(axis=0)
+    return centered
 
 
 def _irregular(rng: np.random.Generator) -> Points:
@@ -184,7 +185,8 @@ def _irregular(rng: np.random.Generator) -> Points:
             continue
         points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
         if _area(points) / _area(convex_hull(points)) < 0.85:
-            return points - points.mean(axis=0)
+            centered: Points = points - points.mean(axis=0)
+            return centered
 
 
 def soft_blob(rng: np.random.Generator) -> Points:
@@ -195,7 +197,8 @@ def soft_blob(rng: np.random.Generator) -> Points:
         size = rng.uniform(0.02, 0.22) / frequency
         radius += size * np.cos(frequency * angle + rng.uniform(0, 2 * np.pi))
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return points * (rng.uniform(1.0, 2.4), 1.0)
+    stretched: Points = points * (rng.uniform(1.0, 2.4), 1.0)
+    return stretched
 
 
 def convex_hull(points: Points) -> Points:

@@ -57,7 +57,8 @@ def sample_color(
     if term is None:
         term = COLOR_TERMS[int(rng.integers(len(COLOR_TERMS)))]
     pool = _pools()[0 if rng.random() < clear else 1][term]
-    return pool[int(rng.integers(len(pool)))]
+    color: npt.NDArray[np.float64] = pool[int(rng.integers(len(pool)))]
+    return color
 
 
 def sample_other_color(
@@ -103,7 +104,8 @@ def noise(
     step *= 2
     x, y = rng.uniform(0, 1, 2)
     total = _resized(total, height, width, (x, y, x + width / step, y + height / step))
-    return (total - total.mean()) / (total.std() + np.float32(1e-6))
+    normalized: FloatArray = (total - total.mean()) / (total.std() + np.float32(1e-6))
+    return normalized
 
 
 def _resized(
@@ -117,7 +119,8 @@ def _resized(
 
 def _soft_step(value: FloatArray, width: float) -> FloatArray:
     """0 below -width/2, 1 above +width/2, linear between: an anti-aliased edge at 0."""
-    return np.clip(value / width + 0.5, 0.0, 1.0)
+    step: FloatArray = np.clip(value / width + 0.5, 0.0, 1.0)
+    return step
 
 
 def pattern_weight(
@@ -146,7 +149,8 @@ def pattern_weight(
             center = (rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height)
             u = np.hypot(x - np.float32(center[0]), y - np.float32(center[1]))
         t = (u - u.min()) / max(float(np.ptp(u)), 1.0)
-        return np.clip((t - 0.5) * np.float32(rng.uniform(1.0, 1.5)) + 0.5, 0, 1)
+        weight: FloatArray = np.clip((t - 0.5) * np.float32(rng.uniform(1.0, 1.5)) + 0.5, 0, 1)
+        return weight
     if pattern == "speckled":
         share = rng.uniform(0.1, 0.35)
         grain = noise(rng, height, width, finest=max(period / 3, 1.5), roughness=2.2)
@@ -172,14 +176,16 @@ def pattern_weight(
 def mix(weight: FloatArray, first: npt.ArrayLike, second: npt.ArrayLike) -> FloatArray:
     """Blends two sRGB colours by ``weight`` ``[H, W]``; returns ``[H, W, 3]``."""
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
-    return first + weight[..., None] * (second - first)
+    mixed: FloatArray = first + weight[..., None] * (second - first)
+    return mixed
 
 
 def shade(rng: np.random.Generator, image: FloatArray, *, strength: float) -> FloatArray:
     """Multiplies brightness by multi-scale noise of relative standard deviation ``strength``."""
     height, width = image.shape[:2]
     field = noise(rng, height, width, finest=rng.uniform(1.5, 8), roughness=rng.uniform(0.5, 0.95))
-    return image * (1 + np.float32(strength) * field)[..., None]
+    shaded: FloatArray = image * (1 + np.float32(strength) * field)[..., None]
+    return shaded
 
 
 def paint(image: FloatArray, alpha: FloatArray, surface: FloatArray, x: int, y: int) -> None:
@@ -274,7 +280,8 @@ def light(rng: np.random.Generator, image: FloatArray) -> FloatArray:
     weight = pattern_weight(rng, "gradient", height, width, period=1.0)
     low, high = rng.uniform(0.72, 1.0), rng.uniform(1.0, 1.15)
     cast = rng.uniform(0.96, 1.04, 3).astype(np.float32)
-    return image * (np.float32(low) + np.float32(high - low) * weight)[..., None] * cast
+    lit: FloatArray = image * (np.float32(low) + np.float32(high - low) * weight)[..., None] * cast
+    return lit
 
 
 def expose(rng: np.random.Generator, image: FloatArray) -> npt.NDArray[np.uint8]:

@@ -55,7 +55,7 @@ def _color(facts: Facts) -> str:
 
 def _looks(facts: Facts, *, color_first: bool = False) -> list[str]:
     looks = [facts.pattern, _color(facts)] if facts.pattern else [_color(facts)]
-    return looks[::-1] if color_first else looks  # type: ignore[return-value]
+    return looks[::-1] if color_first else looks
 
 
 def _join(items: Sequence[str]) -> str:

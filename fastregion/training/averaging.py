@@ -25,8 +25,10 @@ class SharedAverage:
         context = get_context("spawn")
         self._lock = context.Lock()
         self._barrier = context.Barrier(processes)
-        self._point = torch.zeros(num_weights).share_memory_()
-        self._filled = torch.zeros(1, dtype=torch.bool).share_memory_()
+        self._point = torch.zeros(num_weights)
+        self._filled = torch.zeros(1, dtype=torch.bool)
+        for tensor in (self._point, self._filled):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def exchange(self, parameters: Sequence[Tensor]) -> None:

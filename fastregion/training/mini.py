@@ -27,6 +27,7 @@ import torch
 from rich.progress import Progress, TaskID
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from fastregion.language import IGNORED_LABEL, Tokenizer
@@ -95,7 +96,7 @@ def train(output: Path, recipe: MiniRecipe) -> None:
         return
     num_weights = sum(p.numel() for p in MiniModel(MiniConfig()).parameters())
     average = SharedAverage(num_weights, recipe.processes)
-    torch.multiprocessing.spawn(_work, args=(output, recipe, average), nprocs=recipe.processes)
+    spawn(_work, args=(output, recipe, average), nprocs=recipe.processes)  # type: ignore[no-untyped-call]
 
 
 class MiniTrainingStep(nn.Module):
@@ -239,7 +240,9 @@ class _Run:
         if self.rank:
             return
         self.captioner.save_pretrained(self.output, dtype=torch.float16)
-        tensors = {f"model.{name}": value for name, value in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {
+            f"model.{name}": value for name, value in self.model.named_parameters()
+        }
         for name, parameter in self.model.named_parameters():
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():

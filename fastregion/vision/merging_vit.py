@@ -49,7 +49,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Works on the last dimension."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        y: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return y
 
 
 class Block(nn.Module):
@@ -71,7 +72,8 @@ class Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [T, heads, N, head_dim]
         attended = F.scaled_dot_product_attention(q, k, v)
         x = x + self.proj(attended.transpose(1, 2).reshape(num_tiles, num_tokens, width))
-        return x + self.mlp(self.norm2(x))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
 
 
 class MergingViT(nn.Module):
@@ -122,4 +124,5 @@ class MergingViT(nn.Module):
         x = self.merge(self.merge_norm(x))
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        tokens: Tensor = self.norm(x)
+        return tokens

@@ -50,7 +50,8 @@ class MiniCaptioner(Captioner):
     @property
     def decoder(self) -> nn.Module:
         """The Llama decoder."""
-        return self.model.decoder
+        decoder: nn.Module = self.model.decoder
+        return decoder
 
     @property
     def eos_token_ids(self) -> Sequence[int]:
@@ -88,4 +89,4 @@ class MiniCaptioner(Captioner):
     def append_text(self, prompts: PackedPrompts, texts: Sequence[str]) -> PackedPrompts:
         """Continue each prompt with an answer and the end token."""
         ids = [[*self.tokenizer.encode(text), self.config.eos_token_id] for text in texts]
-        return append_tokens(prompts, ids, self.decoder.get_input_embeddings())
+        return append_tokens(prompts, ids, self.model.decoder.get_input_embeddings())

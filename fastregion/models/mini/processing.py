@@ -134,7 +134,8 @@ def _cut_mask(mask: Mask, window: tuple[int, int, int], size: int) -> Mask:
     found = mask[
         np.ix_(np.clip(rows, 0, mask.shape[0] - 1), np.clip(columns, 0, mask.shape[1] - 1))
     ]
-    return found & inside
+    shown: Mask = found & inside
+    return shown
 
 
 def _replay_box(
