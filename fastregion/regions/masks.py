@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from fastregion.regions.sizes import MAX_PIXELS, Size
 
+_FLOAT_SLACK = 1e-3  # what resampling may overshoot [0, 1] by
 _SOFT_THRESHOLD = 127  # of 255: the integer form of "above one half"
 
 
@@ -86,7 +87,7 @@ def _binarize_float(array: NDArray[Any], low: float, high: float) -> NDArray[np.
     if np.isnan(low):  # the minimum of anything with a NaN is NaN
         count = int(np.count_nonzero(np.isnan(array)))
         raise ValueError(f"mask: must not contain NaN, got {count} NaN values")
-    if low >= 0 and high <= 1:
+    if low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK:
         return np.asarray(array > 0.5)
     if np.isin(array, (0, 255)).all():
         return np.asarray(array > 0)
@@ -164,20 +165,18 @@ def _read_file(path: Path, size: Size | None) -> NDArray[Any]:
     except (OSError, ValueError):  # a name that no file can have
         found = False
     if not found:
-        raise FileNotFoundError(f"mask: no such file: {path}")
-    if not path.is_file():
-        raise ValueError(f"mask: not a file: {path}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"mask: the file is empty (0 bytes): {path}")
+        raise FileNotFoundError(f"mask: no such file: {str(path)!r}")
     return _read_npy(path, size) if path.suffix == ".npy" else _read_image(path, size)
 
 
 def _read_npy(path: Path, size: Size | None) -> NDArray[Any]:
+    if not path.is_file():  # reading a pipe or a device might never end
+        raise ValueError(f"mask: {str(path)!r} is not a regular file")
     try:
         # Mapped, not read: the shape is judged before the values cost memory.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception:  # damaged files raise nearly anything
-        raise ValueError(f"mask: not an .npy file of numbers: {path}") from None
+        raise ValueError(f"mask: {str(path)!r} is not an .npy file of numbers") from None
     _check_pixels(array.shape, size)
     return np.array(array)
 
@@ -186,12 +185,13 @@ def _read_image(path: Path, size: Size | None) -> NDArray[Any]:
     from fastregion.images import open_image
 
     with open_image(path, argument="mask") as image:  # reads only the header
-        # Before the pixels cost memory.
         _check_pixels((image.height, image.width), size)
         try:
             image.load()
-        except Exception as error:
-            raise ValueError(f"mask: the image file is damaged: {path} ({error})") from None
+        except Exception as error:  # whatever a decoder trips over in damaged data
+            raise ValueError(
+                f"mask: {str(path)!r} is damaged and cannot be decoded ({error})"
+            ) from error
         return _from_pil(image)
 
 
