@@ -44,19 +44,24 @@ inline float to_float(Half value) {
 
 inline float to_float(BFloat16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
 
-inline float to_float(float value) { return value; }
-inline double to_float(double value) { return value; }
+// constexpr, so that device code may call them too.
+constexpr float to_float(float value) { return value; }
+constexpr double to_float(double value) { return value; }
+
+// The type that sums of T are kept in.
+template <class T>
+using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <class T>
-T from_float(float value);
+T from_float(accumulate_t<T> value);
 
 template <>
-inline float from_float<float>(float value) {
+constexpr float from_float<float>(float value) {
   return value;
 }
 
 template <>
-inline double from_float<double>(float value) {
+constexpr double from_float<double>(double value) {
   return value;
 }
 
@@ -87,10 +92,6 @@ inline Half from_float<Half>(float value) {
   }
   return {static_cast<uint16_t>(sign | result)};
 }
-
-// The type that sums of T are kept in.
-template <class T>
-using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <class T>
 struct TypeTag {

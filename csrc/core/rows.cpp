@@ -1,7 +1,5 @@
 #include "core/rows.h"
 
-#include <type_traits>
-
 #include "core/isa.h"
 
 namespace fastregion {

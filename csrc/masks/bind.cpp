@@ -1,5 +1,6 @@
 // Binding of the mask operators: pointers and sizes in. Shapes and dtypes are checked in Python,
-// where the tensors are; the caller keeps them alive until the call returns.
+// where the tensors are; the caller keeps them alive until the call returns. The last argument says
+// where to run.
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
@@ -19,23 +20,23 @@ constexpr int64_t kRowsPerThread = 64;
 
 using Address = std::uintptr_t;
 
-void pack_bits(int num_threads, Address masks, Address words, int64_t num_rows, int64_t width) {
+void pack_bits(Address masks, Address words, int64_t num_rows, int64_t width, int num_threads) {
   parallel_for(num_rows, kRowsPerThread, num_threads, [&](int64_t begin, int64_t end) {
     pack_rows(reinterpret_cast<const uint8_t*>(masks) + begin * width, end - begin, width,
               reinterpret_cast<uint64_t*>(words) + begin * row_words(width));
   });
 }
 
-void unpack_bits(int num_threads, Address words, Address masks, int64_t num_rows, int64_t width) {
+void unpack_bits(Address words, Address masks, int64_t num_rows, int64_t width, int num_threads) {
   parallel_for(num_rows, kRowsPerThread, num_threads, [&](int64_t begin, int64_t end) {
     unpack_rows(reinterpret_cast<const uint64_t*>(words) + begin * row_words(width), end - begin,
                 width, reinterpret_cast<uint8_t*>(masks) + begin * width);
   });
 }
 
-void mask_tiles(int num_threads, Address masks, Address tiles, int64_t num_masks, int64_t height,
-                int64_t width, int64_t grid_rows, int64_t grid_columns, int64_t tile_height,
-                int64_t tile_width, bool thumbnail) {
+void mask_tiles(Address masks, Address tiles, int64_t num_masks, int64_t height, int64_t width,
+                int64_t grid_rows, int64_t grid_columns, int64_t tile_height, int64_t tile_width,
+                bool thumbnail, int num_threads) {
   cpu::mask_tiles({.masks = reinterpret_cast<const uint64_t*>(masks),
                    .tiles = reinterpret_cast<uint64_t*>(tiles),
                    .num_masks = num_masks,
@@ -62,19 +63,19 @@ MaskPatchEmbedParams patch_params(int dtype, Address words, int64_t num_tiles, i
           .kernel_size = kernel_size};
 }
 
-void mask_patch_embed(int num_threads, int dtype, Address words, Address weight, Address bias,
-                      Address add_to, Address out, int64_t num_tiles, int64_t height, int64_t width,
-                      int64_t channels, int64_t input_channels, int64_t kernel_size) {
+void mask_patch_embed(int dtype, Address words, Address weight, Address bias, Address add_to,
+                      Address out, int64_t num_tiles, int64_t height, int64_t width,
+                      int64_t channels, int64_t input_channels, int64_t kernel_size,
+                      int num_threads) {
   cpu::mask_patch_embed(
       patch_params(dtype, words, num_tiles, height, width, channels, input_channels, kernel_size),
       reinterpret_cast<const void*>(weight), reinterpret_cast<const void*>(bias),
       reinterpret_cast<const void*>(add_to), reinterpret_cast<void*>(out), num_threads);
 }
 
-void mask_patch_embed_backward(int num_threads, int dtype, Address words, Address grad,
-                               Address grad_weight, int64_t num_tiles, int64_t height,
-                               int64_t width, int64_t channels, int64_t input_channels,
-                               int64_t kernel_size) {
+void mask_patch_embed_backward(int dtype, Address words, Address grad, Address grad_weight,
+                               int64_t num_tiles, int64_t height, int64_t width, int64_t channels,
+                               int64_t input_channels, int64_t kernel_size, int num_threads) {
   cpu::mask_patch_embed_backward(
       patch_params(dtype, words, num_tiles, height, width, channels, input_channels, kernel_size),
       reinterpret_cast<const void*>(grad), reinterpret_cast<void*>(grad_weight), num_threads);

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <type_traits>
 #include <vector>
 
 #include "core/parallel.h"
@@ -172,11 +171,7 @@ void backward_channels(const MaskPatchEmbedParams& p, const T* grad, T* grad_wei
     T* kernel = grad_weight + (begin + c) * p.input_channels * kernel_pixels;
     for (int64_t pixel = 0; pixel < kernel_pixels; ++pixel) {
       const Acc sum = table[static_cast<size_t>(pixel * length + c)];
-      if constexpr (std::is_same_v<T, Acc>) {
-        kernel[pixel] = sum;
-      } else {
-        kernel[pixel] = from_float<T>(sum);
-      }
+      kernel[pixel] = from_float<T>(sum);
     }
     for (int64_t ch = 1; ch < p.input_channels; ++ch) {
       std::copy_n(kernel, kernel_pixels, kernel + ch * kernel_pixels);

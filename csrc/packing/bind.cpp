@@ -1,12 +1,17 @@
 // Binding of the packing operators: pointers and sizes in. Shapes and dtypes are checked in Python,
-// where the tensors are; the caller keeps them alive until the call returns.
+// where the tensors are; the caller keeps them alive until the call returns. The last arguments say
+// where to run.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include "packing/pack_tokens.h"
+#ifdef FASTREGION_WITH_CUDA
+#include "core/device.h"
+#endif
 
 namespace py = pybind11;
 
@@ -15,23 +20,31 @@ namespace {
 
 using Address = std::uintptr_t;
 
-void pack_rows(int num_threads, const std::vector<Address>& sources,
-               const std::vector<int64_t>& num_rows, const std::vector<int64_t>& row_strides,
-               Address rows, Address out, int64_t total, int64_t row_bytes) {
-  std::vector<RowSource> row_sources;
-  for (size_t s = 0; s < sources.size(); ++s) {
-    row_sources.push_back({reinterpret_cast<const void*>(sources[s]), num_rows[s], row_strides[s]});
+// (address, number of rows, stride in bytes)
+using SourceTuple = std::tuple<Address, int64_t, int64_t>;
+
+PackRowsParams pack_rows_params(const std::vector<SourceTuple>& sources, Address rows, Address out,
+                                int64_t total, int64_t row_bytes) {
+  PackRowsParams params{.sources = {},
+                        .rows = reinterpret_cast<const int64_t*>(rows),
+                        .out = reinterpret_cast<void*>(out),
+                        .total = total,
+                        .row_bytes = row_bytes};
+  for (const auto& [address, num_rows, row_stride] : sources) {
+    params.sources.push_back({reinterpret_cast<const void*>(address), num_rows, row_stride});
   }
-  cpu::pack_rows({.sources = row_sources,
-                  .rows = reinterpret_cast<const int64_t*>(rows),
-                  .out = reinterpret_cast<void*>(out),
-                  .total = total,
-                  .row_bytes = row_bytes},
-                 num_threads);
+  return params;
 }
 
-void scatter_rows(int num_threads, int dtype, Address grad, int64_t grad_stride, Address rows,
-                  int64_t total, int64_t start, Address out, int64_t num_rows, int64_t channels) {
+#ifdef FASTREGION_WITH_CUDA
+void pack_rows_cuda(const PackRowsParams& params, int device, Address stream) {
+  const DeviceGuard guard(device);
+  cuda::pack_rows(params, reinterpret_cast<cudaStream_t>(stream));
+}
+#endif
+
+void scatter_rows(int dtype, Address grad, int64_t grad_stride, Address rows, int64_t total,
+                  int64_t start, Address out, int64_t num_rows, int64_t channels, int num_threads) {
   cpu::scatter_rows({.dtype = static_cast<DType>(dtype),
                      .grad = reinterpret_cast<const void*>(grad),
                      .grad_stride = grad_stride,
@@ -49,7 +62,11 @@ void scatter_rows(int num_threads, int dtype, Address grad, int64_t grad_stride,
 void bind_packing(py::module_& module) {
   module.doc() = "Packed prompts; see pack_tokens.h.";
   const auto release = py::call_guard<py::gil_scoped_release>();
-  module.def("pack_rows", &pack_rows, release);
+  py::class_<PackRowsParams>(module, "PackRowsParams").def(py::init(&pack_rows_params));
+  module.def("pack_rows", &cpu::pack_rows, release);
+#ifdef FASTREGION_WITH_CUDA
+  module.def("pack_rows_cuda", &pack_rows_cuda, release);
+#endif
   module.def("scatter_rows", &scatter_rows, release);
 }
 

@@ -9,6 +9,10 @@
 // double) in the order of r, rounded once. Deterministic.
 #pragma once
 
+#ifdef FASTREGION_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include <cstdint>
 #include <vector>
 
@@ -22,7 +26,7 @@ struct RowSource {
 };
 
 struct PackRowsParams {
-  const std::vector<RowSource>& sources;
+  std::vector<RowSource> sources;
   const int64_t* rows;  // [total], each within the sources
   void* out;            // contiguous
   int64_t total, row_bytes;
@@ -43,5 +47,13 @@ namespace cpu {
 void pack_rows(const PackRowsParams& params, int num_threads);
 void scatter_rows(const ScatterRowsParams& params, int num_threads);
 }  // namespace cpu
+
+#ifdef FASTREGION_WITH_CUDA
+namespace cuda {
+inline constexpr int kMaxSources = 16;  // of one launch; fastregion/ops/pack_tokens.py knows it
+// On the current device. Rows are not checked: one outside of the sources is zeros.
+void pack_rows(const PackRowsParams& params, cudaStream_t stream);
+}  // namespace cuda
+#endif
 
 }  // namespace fastregion

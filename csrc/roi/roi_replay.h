@@ -10,6 +10,10 @@
 // Weights: bilinear.h. Sums in float32 (double for double), rounded once. Deterministic.
 #pragma once
 
+#ifdef FASTREGION_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -43,5 +47,13 @@ namespace cpu {
 void roi_replay(const RoiReplayParams& params, int num_threads);
 void roi_replay_backward(const RoiReplayParams& params, int num_threads);
 }  // namespace cpu
+
+#ifdef FASTREGION_WITH_CUDA
+namespace cuda {
+// On the current device. Boxes are not checked: a bin whose samples are NaN is 0.
+void roi_replay(const RoiReplayParams& params, cudaStream_t stream);
+void roi_replay_backward(const RoiReplayParams& params, cudaStream_t stream);
+}  // namespace cuda
+#endif
 
 }  // namespace fastregion

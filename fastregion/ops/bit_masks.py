@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastregion.ops.backend import backend as choose_backend
 from fastregion.ops.checks import dtype_name
-from fastregion.ops.native import family
+from fastregion.ops.native import run
 from fastregion.ops.registration import register
 
 WORD_BITS = 64
@@ -99,26 +99,26 @@ def unpack_bits_reference(words: Tensor, width: int) -> Tensor:
 
 
 def _pack_bits(masks: Tensor, backend: str) -> Tensor:
-    if choose_backend("pack_bits", masks.device, force=backend) == "reference":
+    chosen = choose_backend("pack_bits", masks.device, force=backend)
+    if chosen == "reference":
         return pack_bits_reference(masks)
     words = _pack_bits_fake(masks, backend)
     masks = masks.contiguous()
     num_rows = masks.shape[:-1].numel()
-    family("masks").pack_bits(
-        torch.get_num_threads(), masks.data_ptr(), words.data_ptr(), num_rows, masks.shape[-1]
-    )
+    arguments = (masks.data_ptr(), words.data_ptr(), num_rows, masks.shape[-1])
+    run(chosen, "masks.pack_bits", masks.device, *arguments)
     return words
 
 
 def _unpack_bits(words: Tensor, width: int, backend: str) -> Tensor:
-    if choose_backend("unpack_bits", words.device, force=backend) == "reference":
+    chosen = choose_backend("unpack_bits", words.device, force=backend)
+    if chosen == "reference":
         return unpack_bits_reference(words, width)
     masks = _unpack_bits_fake(words, width, backend)
     words = words.contiguous()
     num_rows = words.shape[:-1].numel()
-    family("masks").unpack_bits(
-        torch.get_num_threads(), words.data_ptr(), masks.data_ptr(), num_rows, width
-    )
+    arguments = (words.data_ptr(), masks.data_ptr(), num_rows, width)
+    run(chosen, "masks.unpack_bits", words.device, *arguments)
     return masks
 
 

@@ -35,7 +35,7 @@ from fastregion.ops.checks import (
     check_same_dtype,
     dtype_name,
 )
-from fastregion.ops.native import DTYPE_CODES, family
+from fastregion.ops.native import DTYPE_CODES, run
 from fastregion.ops.registration import register, register_gradient
 
 _LARGEST_KERNEL = 64  # a patch row is one word in the native kernels
@@ -166,8 +166,10 @@ def _forward(
     words, weight = words.contiguous(), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     add_to = None if add_to is None else add_to.contiguous()
-    family("masks").mask_patch_embed(
-        torch.get_num_threads(),
+    run(
+        chosen,
+        "masks.mask_patch_embed",
+        weight.device,
         DTYPE_CODES[weight.dtype],
         words.data_ptr(),
         weight.data_ptr(),
@@ -192,8 +194,10 @@ def _backward(
         return mask_patch_embed_backward_reference(grad, words, width, input_channels, kernel_size)
     out = _backward_fake(grad, words, width, input_channels, kernel_size, backend)
     words, grad = words.contiguous(), grad.contiguous()
-    family("masks").mask_patch_embed_backward(
-        torch.get_num_threads(),
+    run(
+        chosen,
+        "masks.mask_patch_embed_backward",
+        grad.device,
         DTYPE_CODES[grad.dtype],
         words.data_ptr(),
         grad.data_ptr(),

@@ -26,7 +26,7 @@ from fastregion.ops.bit_masks import (
     unpack_bits_reference,
 )
 from fastregion.ops.checks import positive_pair, size_pair
-from fastregion.ops.native import family
+from fastregion.ops.native import run
 from fastregion.ops.registration import register
 
 
@@ -99,12 +99,15 @@ def _forward(
     thumbnail: bool,
     backend: str,
 ) -> Tensor:
-    if choose_backend("mask_tiles", words.device, force=backend) == "reference":
+    chosen = choose_backend("mask_tiles", words.device, force=backend)
+    if chosen == "reference":
         return mask_tiles_reference(words, width, grid, tile_size, thumbnail)
     tiles = _fake(words, width, grid, tile_size, thumbnail, backend)
     words = words.contiguous()
-    family("masks").mask_tiles(
-        torch.get_num_threads(),
+    run(
+        chosen,
+        "masks.mask_tiles",
+        words.device,
         words.data_ptr(),
         tiles.data_ptr(),
         words.shape[0],

@@ -30,6 +30,16 @@ def family(name: str) -> Any:
     return getattr(module, name)
 
 
+def run(backend: str, kernel: str, device: torch.device, *arguments: object) -> None:
+    """Call ``kernel`` ("family.name"): on torch's number of threads, or on its current stream."""
+    submodule, _, name = kernel.partition(".")
+    if backend == "cpu":
+        getattr(family(submodule), name)(*arguments, torch.get_num_threads())
+    else:
+        stream = torch.cuda.current_stream(device).cuda_stream
+        getattr(family(submodule), f"{name}_cuda")(*arguments, device.index, stream)
+
+
 def as_rows(tensor: Tensor) -> tuple[Tensor, int]:
     """View ``[..., C]`` as rows with contiguous channels; copies only if it must.
 

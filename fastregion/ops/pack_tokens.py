@@ -33,8 +33,10 @@ from fastregion.ops.checks import (
     check_same_device,
     check_same_dtype,
 )
-from fastregion.ops.native import DTYPE_CODES, as_rows, family
+from fastregion.ops.native import DTYPE_CODES, as_rows, family, run
 from fastregion.ops.registration import register, register_gradient
+
+_MOST_CUDA_SOURCES = 16  # csrc/packing/pack_tokens.h
 
 
 class PackedTokens(NamedTuple):
@@ -224,36 +226,45 @@ def _row_index(
 def _forward(sources: list[Tensor], rows: Tensor, backend: str) -> Tensor:
     num_rows = sum(source.shape[0] for source in sources)
     _refuse_rows_outside(rows, num_rows)
-    if choose_backend("pack_tokens", rows.device, force=backend) == "reference":
+    limit = None
+    if rows.device.type == "cuda" and len(sources) > _MOST_CUDA_SOURCES:
+        limit = f"the cuda kernel takes at most {_MOST_CUDA_SOURCES} sources, got {len(sources)}"
+    chosen = choose_backend("pack_tokens", rows.device, force=backend, limit=limit)
+    if chosen == "reference":
         return pack_rows_reference(sources, rows)
     out = _forward_fake(sources, rows, backend)
     kept = [as_rows(source) for source in sources]
     rows = rows.contiguous()
-    family("packing").pack_rows(
-        torch.get_num_threads(),
-        [source.data_ptr() for source, _ in kept],
-        [source.shape[0] for source in sources],
-        [stride * out.element_size() for _, stride in kept],
+    size = out.element_size()
+    params = family("packing").PackRowsParams(
+        [
+            (source.data_ptr(), original.shape[0], stride * size)
+            for original, (source, stride) in zip(sources, kept, strict=True)
+        ],
         rows.data_ptr(),
         out.data_ptr(),
         out.shape[0],
-        out.shape[1] * out.element_size(),
+        out.shape[1] * size,
     )
+    run(chosen, "packing.pack_rows", rows.device, params)
     return out
 
 
 def _backward(
     grad: Tensor, rows: Tensor, sizes: list[int], wanted: list[int], backend: str
 ) -> list[Tensor]:
-    if choose_backend("pack_tokens_backward", grad.device, force=backend) == "reference":
+    chosen = choose_backend("pack_tokens_backward", grad.device, force=backend)
+    if chosen == "reference":
         return pack_rows_backward_reference(grad, rows, sizes, wanted)
     out = _backward_fake(grad, rows, sizes, wanted, backend)
     starts = list(accumulate(sizes, initial=0))
     kept, stride = as_rows(grad)
     rows = rows.contiguous()
     for source, gradient in zip(wanted, out, strict=True):
-        family("packing").scatter_rows(
-            torch.get_num_threads(),
+        run(
+            chosen,
+            "packing.scatter_rows",
+            grad.device,
             DTYPE_CODES[grad.dtype],
             kept.data_ptr(),
             stride,

@@ -40,8 +40,8 @@ _OPERATORS = (
             "tiles [T, P, C], boxes [R, 4] in feature cells -> [R, oh*ow, C]: RoI-Align read "
             "straight from tile-major tokens"
         ),
-        native=("cpu",),
-        native_backward=("cpu",),
+        native=("cpu", "cuda"),
+        native_backward=("cpu", "cuda"),
         differentiable=("tiles",),
     ),
     Operator(
@@ -68,7 +68,7 @@ _OPERATORS = (
             "prompts of token ids, embedding [V, D], tokens per placeholder id -> embeddings "
             "[total, D], cu_seqlens [B + 1], positions [total], labels: one gather of rows"
         ),
-        native=("cpu",),
+        native=("cpu", "cuda"),
         native_backward=("cpu",),
         differentiable=("embedding", "tokens"),
     ),

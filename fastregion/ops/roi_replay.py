@@ -24,7 +24,7 @@ refused on the CPU; on other devices that would need a synchronisation, and thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ from fastregion.ops.checks import (
     positive_pair,
     size_pair,
 )
-from fastregion.ops.native import DTYPE_CODES, as_rows, family
+from fastregion.ops.native import DTYPE_CODES, as_rows, family, run
 from fastregion.ops.registration import register, register_gradient
 
 
@@ -186,7 +186,7 @@ def _forward(
         _refuse_non_finite(boxes)
         return roi_replay_reference(tiles, boxes, grid, tile_size, output_size)
     out = _forward_fake(tiles, boxes, grid, tile_size, output_size, backend)
-    _call(family("roi").roi_replay, tiles, out, boxes, grid, tile_size, output_size)
+    _run(chosen, "roi.roi_replay", tiles, out, boxes, grid, tile_size, output_size)
     return out
 
 
@@ -202,12 +202,13 @@ def _backward(
     if chosen == "reference":
         return roi_replay_backward_reference(grad, boxes, grid, tile_size, output_size)
     out = _backward_fake(grad, boxes, grid, tile_size, output_size, backend)
-    _call(family("roi").roi_replay_backward, out, grad, boxes, grid, tile_size, output_size)
+    _run(chosen, "roi.roi_replay_backward", out, grad, boxes, grid, tile_size, output_size)
     return out
 
 
-def _call(
-    kernel: Callable[..., None],
+def _run(
+    backend: str,
+    kernel: str,
     tiles: Tensor,
     bins: Tensor,
     boxes: Tensor,
@@ -215,12 +216,11 @@ def _call(
     tile_size: list[int],
     output_size: list[int],
 ) -> None:
-    """Call a native function with the arguments of csrc/roi/roi_replay.h, in that order."""
+    """Call a native kernel with the contract of csrc/roi/roi_replay.h."""
     tokens, token_stride = as_rows(tiles)
     rows, bin_stride = as_rows(bins)
     boxes = boxes.to(accumulation_dtype(tiles.dtype)).contiguous()
-    kernel(
-        torch.get_num_threads(),
+    params = family("roi").RoiReplayParams(
         DTYPE_CODES[tiles.dtype],
         tokens.data_ptr(),
         rows.data_ptr(),
@@ -233,6 +233,7 @@ def _call(
         *tile_size,
         *output_size,
     )
+    run(backend, kernel, tiles.device, params)
 
 
 def _refuse_non_finite(boxes: Tensor) -> None:

@@ -68,7 +68,9 @@ def test_forward_and_backward(
     grad = torch.randn(truth.shape).to(backend.device, dtype)
     for out in (result, expected, truth):
         out.backward(grad.to(out.dtype))
-    total = grad.abs().double().sum((0, 1))
+    # The gradient passes through prefix sums along k rows and k columns; their rounding errors are
+    # independent, so they grow like the root of k.
+    total = kernel**0.5 * grad.abs().double().sum((0, 1))
     for name, value in parameters.items():
         if value is not None:
             grads = (leaf[name].grad for leaf in (ours, plain, exact))

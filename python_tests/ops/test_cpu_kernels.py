@@ -1,0 +1,116 @@
+"""What only the CPU kernels promise: every instruction set, any number of threads, forks."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastregion._native import native_module
+from fastregion.ops import mask_patch_embed, mask_tiles, pack_rows, roi_replay
+
+pytestmark = pytest.mark.skipif(native_module() is None, reason="the native module is not built")
+
+
+def run_all(backend: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
+    """Results and gradients of every operator, at sizes that two threads share."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
+
+    def with_gradients(result: Tensor, *leaves: Tensor) -> Iterator[Tensor]:
+        grad = torch.randn(result.shape, generator=generator).to(dtype)
+        yield result.detach()
+        yield from torch.autograd.grad(result, leaves, grad)
+
+    tiles = randn(4, 64, 645)
+    boxes = torch.rand(9, 2, 2, generator=generator).sort(1).values.flatten(1) * 16
+    replayed = roi_replay(tiles, (2, 2), boxes, (8, 8), backend=backend)
+    yield from with_gradients(replayed, tiles)
+
+    y, x = torch.meshgrid(torch.arange(300), torch.arange(500), indexing="ij")
+    disc = (y - 140) ** 2 + (x - 260) ** 2 < 110**2
+    masks = torch.stack((disc, torch.rand(300, 500, generator=generator) > 0.5))
+    cut = mask_tiles(masks, (3, 4), 112, backend=backend)
+    yield cut.unpack(backend=backend)
+    weight, bias = randn(133, 3, 14, 14), randn(133)
+    embedded = mask_patch_embed(cut.unpack().flatten(0, 1), weight, bias, backend=backend)
+    yield from with_gradients(embedded, weight, bias)
+
+    sources = [randn(300, 645), randn(700, 645)]
+    rows = torch.randint(1000, (2000,), generator=generator)
+    yield from with_gradients(pack_rows(sources, rows, backend=backend), *sources)
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_instruction_sets(isa: str) -> None:
+    """In a process of its own, as the choice is made once; a lower set is always available."""
+    script = f"""
+import sys, torch
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_cpu_kernels import run_all
+torch.set_num_threads(1)
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    for ours, expected in zip(run_all("cpu", dtype), run_all("reference", dtype), strict=True):
+        scale = expected.double().abs().max()
+        error = (ours.double() - expected.double()).abs().max()
+        eps = torch.finfo(dtype).eps if dtype != torch.float32 else 2e-5
+        assert error <= eps * scale, (dtype, expected.shape, error, scale)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"FASTREGION_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture
+def num_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("num_threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_threads_change_no_bit(dtype: torch.dtype) -> None:
+    torch.set_num_threads(1)
+    alone = list(run_all("cpu", dtype))
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        for one, many in zip(alone, run_all("cpu", dtype), strict=True):
+            assert torch.equal(one, many)
+
+
+@pytest.mark.usefixtures("num_threads")
+def test_forked_child() -> None:
+    """A DataLoader worker is a fork, in which the threads of its parent do not exist.
+
+    The child asks for two threads all the same, and calls nothing of torch that starts threads.
+    """
+    torch.set_num_threads(2)
+    tiles, boxes = torch.randn(4, 256, 700), torch.rand(20, 4) * 32
+    masks = torch.rand(4, 600, 600) > 0.5
+    source, rows = torch.randn(100, 900), torch.randint(100, (3000,))
+
+    def run() -> list[bytes]:
+        results = (
+            roi_replay(tiles, (2, 2), boxes, (8, 8), backend="cpu"),
+            mask_tiles(masks, (2, 2), 512, backend="cpu").words,
+            pack_rows([source], rows, backend="cpu"),
+        )
+        return [result.numpy().tobytes() for result in results]
+
+    expected = run()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # a hang ends the child, not the test run
+        os._exit(0 if run() == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
