@@ -58,6 +58,10 @@ def train_mini(
     steps: Annotated[
         int | None, typer.Option(min=1, help="How many steps to train; or give --minutes.")
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Start from these weights instead of random ones."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the weights and the scenes.")] = 0,
     processes: Annotated[int, typer.Option(min=1, help="One for each core.")] = 2,
     debug: Debug = False,
@@ -67,7 +71,13 @@ def train_mini(
         with bad_input():
             from fastregion.training.mini import MiniRecipe, train
 
-            recipe = MiniRecipe(minutes=minutes, steps=steps, seed=seed, processes=processes)
+            recipe = MiniRecipe(
+                minutes=minutes,
+                steps=steps,
+                start_from=start_from,
+                seed=seed,
+                processes=processes,
+            )
             output.mkdir(parents=True, exist_ok=True)
         train(output, recipe)
         typer.echo(f"saved in {output}")

@@ -31,6 +31,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from fastregion.language import IGNORED_LABEL, Tokenizer
+from fastregion.models import load
 from fastregion.models.mini import MiniCaptioner, MiniConfig
 from fastregion.models.mini.modeling import MiniModel
 from fastregion.scenes import EVALUATION_SEEDS
@@ -50,10 +51,15 @@ _EQUAL_SHARE = 0.4  # of the run, after which all tokens count the same
 
 @dataclass(frozen=True, kw_only=True)
 class MiniRecipe:
-    """Hyper-parameters of a run, which lasts for ``minutes`` of training or for ``steps``."""
+    """Hyper-parameters of a run, which lasts for ``minutes`` of training or for ``steps``.
+
+    ``start_from`` names a mini captioner (or its folder) whose weights and tokenizer the run takes
+    over; by default weights are random.
+    """
 
     minutes: float | None = None
     steps: int | None = None
+    start_from: str | None = None
     seed: int = 0
     processes: int = 2
     learning_rate: float = 2e-3
@@ -88,7 +94,10 @@ def train(output: Path, recipe: MiniRecipe) -> None:
     output.mkdir(parents=True, exist_ok=True)
     _write_text(output / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
     if not (output / "tokenizer.json").exists():
-        tokenizer = train_tokenizer(MiniConfig())
+        if recipe.start_from is None:
+            tokenizer = train_tokenizer(MiniConfig())
+        else:
+            tokenizer = _initial(recipe.start_from).tokenizer
         _write_text(output / "tokenizer.json", tokenizer.backend.to_str(pretty=True) + "\n")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if recipe.processes == 1:
@@ -251,9 +260,12 @@ class _Run:
         _replace(self.output / "state.safetensors", lambda part: save_file(tensors, part))
 
     def _restore(self) -> None:
-        """Goes on from the last save in the output folder, if there is one."""
+        """Goes on from the last save in the output folder, or starts as the recipe says."""
         file = self.output / f"state-{self.rank}.json"
         if not file.exists():
+            if self.recipe.start_from is not None:
+                initial = _initial(self.recipe.start_from)
+                self.model.load_state_dict(initial.model.state_dict())
             return
         state = json.loads(file.read_text(encoding="utf-8"))
         self.step, self.seconds = state["step"], state["seconds"]
@@ -279,6 +291,14 @@ class _Run:
 def _work(rank: int, output: Path, recipe: MiniRecipe, average: SharedAverage | None) -> None:
     """Body of one process."""
     _Run(output, recipe, rank, average).go()
+
+
+def _initial(name: str) -> MiniCaptioner:
+    """The captioner that a run starts from."""
+    captioner = load(name)
+    if not isinstance(captioner, MiniCaptioner) or captioner.config != MiniConfig():
+        raise ValueError(f"start_from: must be a mini captioner of the default sizes, got {name!r}")
+    return captioner
 
 
 def _draw_kind(progress: float, generator: torch.Generator) -> tuple[int, int]:

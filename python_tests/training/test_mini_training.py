@@ -128,6 +128,26 @@ def test_a_run_saves_resumes_and_loads(
     assert isinstance(text, str)
 
 
+def test_a_run_can_start_from_other_weights(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastregion.training.mini._EARLY_KINDS", ((1, 1.0, 2),))
+    monkeypatch.setattr("fastregion.training.mini_data._SHUFFLE", 4)
+    first = MiniCaptioner(MiniConfig(), tokenizer)
+    first.save_pretrained(tmp_path / "first")
+    before = torch.get_num_threads()
+    try:
+        recipe = MiniRecipe(
+            steps=1, processes=1, start_from=str(tmp_path / "first"), learning_rate=0.0
+        )
+        train(tmp_path / "second", recipe)
+    finally:
+        torch.set_num_threads(before)
+    second = load(tmp_path / "second")
+    for name, value in first.model.state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

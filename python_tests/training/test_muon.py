@@ -36,9 +36,9 @@ def test_it_solves_a_least_squares_problem() -> None:
     torch.manual_seed(0)
     inputs, wanted = torch.randn(100, 6), torch.randn(6, 4)
     weight = torch.nn.Parameter(torch.zeros(6, 4))
-    optimizer = Muon([weight], lr=0.1)
+    optimizer = Muon([weight], lr=0.2)
     losses = []
-    for _ in range(60):
+    for _ in range(120):
         loss = (inputs @ (weight - wanted)).square().mean()
         optimizer.zero_grad()
         loss.backward()
