@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,18 @@ from hypothesis import settings
 # Time limits per example would judge the load of the machine, not the code.
 settings.register_profile("fastregion", deadline=None)
 settings.load_profile("fastregion")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def outside_the_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run the tests from an empty folder, where Python finds the installed package.
+
+    In the root of the repository a subprocess would import the source tree, which has no native
+    module.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("outside"))
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
