@@ -16,10 +16,17 @@ std::string concat(const Parts&... parts) {
   return text.str();
 }
 
+// Apart from check() and never inlined, so that a check in a hot loop is one compare and branch.
+template <class... Parts>
+[[noreturn, gnu::cold, gnu::noinline]] void fail(const Parts&... parts) {
+  throw std::invalid_argument(concat(parts...));
+}
+
 // check(rows > 0, "roi_align: rows must be positive, got ", rows);
 template <class... Parts>
-void check(bool holds, const Parts&... parts) {
-  if (!holds) throw std::invalid_argument(concat(parts...));
+[[gnu::always_inline]] inline void check(bool holds, const Parts&... parts) {
+  if (!holds) [[unlikely]]
+    fail(parts...);
 }
 
 }  // namespace fastregion

@@ -209,6 +209,21 @@ void toggle_range(uint64_t* row, int64_t begin, int64_t end) {
   }
 }
 
+// A pixel, moved along the columns.
+struct Cursor {
+  int64_t x = 0, y = 0;
+
+  void advance(int64_t count, int64_t height) {
+    y += count;
+    if (y < height) return;
+    y -= height;  // runs of a smooth mask rarely pass more than one column: spare the division
+    ++x;
+    if (y < height) return;
+    x += y / height;
+    y %= height;
+  }
+};
+
 // Paints runs of 0 and 1, in turn, into zeroed rows. Only the ends of the runs are toggled at
 // first; finish() makes pixel (y, x) the parity of the toggles at and above it in its column. That
 // costs one toggle per end and one pass of XORs over the rows, whatever the lengths of the runs.
@@ -225,16 +240,12 @@ class RunPainter {
     budget_.take(count);
     if (count != 0) {
       if (inside_) toggle_here();
-      const int64_t first_column = x_;
-      y_ += count;
-      if (y_ >= height_) {
-        x_ += y_ / height_;
-        y_ %= height_;
-      }
+      const int64_t first_column = here_.x;
+      here_.advance(count, height_);
       if (inside_) {
         toggle_here();
         // The run enters the columns after its first one from above.
-        toggle_range(words_, first_column + 1, std::min(x_ + 1, width_));
+        toggle_range(words_, first_column + 1, std::min(here_.x + 1, width_));
       }
     }
     inside_ = !inside_;
@@ -250,8 +261,8 @@ class RunPainter {
 
  private:
   void toggle_here() {
-    if (x_ >= width_) return;  // the end of the last column
-    words_[y_ * num_words_ + x_ / kWordBits] ^= uint64_t{1} << (x_ % kWordBits);
+    if (here_.x >= width_) return;  // the end of the last column
+    words_[here_.y * num_words_ + here_.x / kWordBits] ^= uint64_t{1} << (here_.x % kWordBits);
   }
 
   const int64_t height_;
@@ -259,8 +270,7 @@ class RunPainter {
   const int64_t num_words_;
   PixelBudget budget_;
   uint64_t* const words_;
-  int64_t x_ = 0;
-  int64_t y_ = 0;
+  Cursor here_;
   bool inside_ = false;
 };
 
@@ -273,21 +283,17 @@ class ExtentMeter {
 
   void add(int64_t count) {
     budget_.take(count);
-    const int64_t first_x = x_;
-    const int64_t first_y = y_;
-    y_ += count;
-    if (y_ >= height_ && height_ != 0) {
-      x_ += y_ / height_;
-      y_ %= height_;
-    }
+    const Cursor first = next_;
+    if (count != 0) next_.advance(count, height_);
     if (inside_ && count != 0) {
-      const int64_t last_x = y_ == 0 ? x_ - 1 : x_;
-      const int64_t last_y = y_ == 0 ? height_ - 1 : y_ - 1;
-      if (area_ == 0) x0_ = first_x;
-      x1_ = last_x + 1;
-      const bool one_column = first_x == last_x;  // else it has a bottom and a top pixel
-      y0_ = std::min(y0_, one_column ? first_y : 0);
-      y1_ = std::max(y1_, one_column ? last_y + 1 : height_);
+      const bool at_top = next_.y == 0;  // then the run ends at the bottom of the column before
+      const int64_t end_x = at_top ? next_.x : next_.x + 1;
+      const int64_t end_y = at_top ? height_ : next_.y;
+      if (area_ == 0) x0_ = first.x;
+      x1_ = end_x;
+      const bool one_column = first.x + 1 == end_x;  // else it has a bottom and a top pixel
+      y0_ = std::min(y0_, one_column ? first.y : 0);
+      y1_ = std::max(y1_, one_column ? end_y : height_);
       area_ += count;
     }
     inside_ = !inside_;
@@ -304,7 +310,7 @@ class ExtentMeter {
   PixelBudget budget_;
   int64_t area_ = 0;
   int64_t x0_ = 0, y0_, x1_ = 0, y1_ = 0;
-  int64_t x_ = 0, y_ = 0;  // first pixel of the next run
+  Cursor next_;  // first pixel of the next run
   bool inside_ = false;
 };
 
