@@ -19,8 +19,6 @@ namespace {
 // Canvas rows for which a second thread pays.
 constexpr int64_t kRowsPerThread = 256;
 
-constexpr int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }
-
 // Sets bits [begin, end) of a row.
 void set_bits(uint64_t* words, int64_t begin, int64_t end) {
   if (begin >= end) return;
@@ -37,27 +35,42 @@ void set_bits(uint64_t* words, int64_t begin, int64_t end) {
   words[last] |= to;
 }
 
-// Nearest resize of a row of `source_width` pixels to `canvas_width`; `canvas` [row_words].
-void resize_row(const uint64_t* source, int64_t source_width, uint64_t* canvas,
-                int64_t canvas_width) {
-  std::fill_n(canvas, row_words(canvas_width), uint64_t{0});
-  const auto boundary = [&](int64_t x) { return ceil_div(x * canvas_width, source_width); };
+// The picture that the tiles of a grid make together.
+struct Canvas {
+  int64_t grid_rows, grid_columns;
+  // [W + 1]: the first canvas column that comes from source column x or a later one.
+  std::vector<int64_t> columns;
+
+  Canvas(const MaskTilesParams& p, int64_t rows, int64_t columns_of_tiles)
+      : grid_rows(rows), grid_columns(columns_of_tiles) {
+    const int64_t width = grid_columns * p.tile_width;
+    for (int64_t x = 0; x <= p.width; ++x) columns.push_back((x * width + p.width - 1) / p.width);
+  }
+
+  int64_t width() const { return columns.back(); }
+};
+
+// Nearest resize of a source row to a row of the canvas, [row_words(canvas.width())].
+void resize_row(const uint64_t* source, int64_t source_width, const Canvas& canvas,
+                uint64_t* resized) {
+  std::fill_n(resized, row_words(canvas.width()), uint64_t{0});
   int64_t run_begin = -1;
   uint64_t previous = 0;  // the last pixel of the word before
   for (int64_t w = 0; w < row_words(source_width); ++w) {
     // A bit of `edges` is a pixel that differs from the one to its left.
     for (uint64_t edges = source[w] ^ (source[w] << 1 | previous); edges != 0; edges &= edges - 1) {
-      const int64_t x = boundary(w * kWordBits + std::countr_zero(edges));
+      const int64_t x =
+          canvas.columns[static_cast<size_t>(w * kWordBits + std::countr_zero(edges))];
       if (run_begin < 0) {
         run_begin = x;
       } else {
-        set_bits(canvas, run_begin, x);
+        set_bits(resized, run_begin, x);
         run_begin = -1;
       }
     }
     previous = source[w] >> (kWordBits - 1);
   }
-  if (run_begin >= 0) set_bits(canvas, run_begin, canvas_width);
+  if (run_begin >= 0) set_bits(resized, run_begin, canvas.width());
 }
 
 // Copies bits [begin, begin + width) of a row to the start of another, padding with 0.
@@ -73,24 +86,22 @@ void copy_bits(const uint64_t* from, int64_t begin, int64_t width, uint64_t* to)
   }
 }
 
-// Resizes one mask to a canvas of grid_rows x grid_columns tiles and writes rows [begin, end) of
-// it.
-void resize_to_tiles(const MaskTilesParams& p, const uint64_t* mask, uint64_t* tiles,
-                     int64_t grid_rows, int64_t grid_columns, int64_t begin, int64_t end) {
+// Resizes one mask to the canvas and writes rows [begin, end) of it into its tiles.
+void resize_to_tiles(const MaskTilesParams& p, const Canvas& canvas, const uint64_t* mask,
+                     uint64_t* tiles, int64_t begin, int64_t end) {
   const int64_t tile_words = row_words(p.tile_width);
-  const int64_t canvas_height = grid_rows * p.tile_height;
-  const int64_t canvas_width = grid_columns * p.tile_width;
-  std::vector<uint64_t> canvas(static_cast<size_t>(row_words(canvas_width)));
-  int64_t resized = -1;  // source row now in `canvas`
+  const int64_t canvas_height = canvas.grid_rows * p.tile_height;
+  std::vector<uint64_t> row(static_cast<size_t>(row_words(canvas.width())));
+  int64_t resized = -1;  // source row now in `row`
   for (int64_t i = begin; i < end; ++i) {
     const int64_t y = i * p.height / canvas_height;
     if (y != resized) {
-      resize_row(mask + y * row_words(p.width), p.width, canvas.data(), canvas_width);
+      resize_row(mask + y * row_words(p.width), p.width, canvas, row.data());
       resized = y;
     }
-    for (int64_t c = 0; c < grid_columns; ++c) {
-      const int64_t tile = i / p.tile_height * grid_columns + c;
-      copy_bits(canvas.data(), c * p.tile_width, p.tile_width,
+    for (int64_t c = 0; c < canvas.grid_columns; ++c) {
+      const int64_t tile = i / p.tile_height * canvas.grid_columns + c;
+      copy_bits(row.data(), c * p.tile_width, p.tile_width,
                 tiles + (tile * p.tile_height + i % p.tile_height) * tile_words);
     }
   }
@@ -99,20 +110,24 @@ void resize_to_tiles(const MaskTilesParams& p, const uint64_t* mask, uint64_t* t
 }  // namespace
 
 void mask_tiles(const MaskTilesParams& p, int num_threads) {
-  const int64_t thumbnail_rows = p.thumbnail ? p.tile_height : 0;
+  if (p.num_masks == 0) return;
+  const Canvas grid(p, p.grid_rows, p.grid_columns);
+  const Canvas thumbnail(p, 1, 1);
+  const int64_t num_thumbnails = p.thumbnail ? 1 : 0;
   const int64_t tile_size = p.tile_height * row_words(p.tile_width);
-  const int64_t num_tiles = p.grid_rows * p.grid_columns + (p.thumbnail ? 1 : 0);
-  // A mask has thumbnail_rows rows of the thumbnail, then the canvas rows.
-  const int64_t rows = thumbnail_rows + p.grid_rows * p.tile_height;
+  const int64_t mask_size = p.height * row_words(p.width);
+  // The rows of a mask to write: those of the thumbnail, then those of the grid.
+  const int64_t first_rows = num_thumbnails * p.tile_height;
+  const int64_t rows = first_rows + p.grid_rows * p.tile_height;
   parallel_for(p.num_masks * rows, kRowsPerThread, num_threads, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin / rows; m * rows < end; ++m) {
-      const uint64_t* mask = p.masks + m * p.height * row_words(p.width);
-      uint64_t* tiles = p.tiles + m * num_tiles * tile_size;
-      const int64_t first = std::max(begin - m * rows, int64_t{0});
-      const int64_t last = std::min(end - m * rows, rows);
-      resize_to_tiles(p, mask, tiles, 1, 1, first, std::min(last, thumbnail_rows));
-      resize_to_tiles(p, mask, tiles + (p.thumbnail ? tile_size : 0), p.grid_rows, p.grid_columns,
-                      std::max(first, thumbnail_rows) - thumbnail_rows, last - thumbnail_rows);
+      const uint64_t* mask = p.masks + m * mask_size;
+      uint64_t* tiles = p.tiles + m * (num_thumbnails + p.grid_rows * p.grid_columns) * tile_size;
+      const int64_t from = std::max(begin - m * rows, int64_t{0});
+      const int64_t to = std::min(end - m * rows, rows);
+      resize_to_tiles(p, thumbnail, mask, tiles, from, std::min(to, first_rows));
+      resize_to_tiles(p, grid, mask, tiles + num_thumbnails * tile_size,
+                      std::max(from, first_rows) - first_rows, to - first_rows);
     }
   });
 }
