@@ -208,7 +208,7 @@ REFUSED = [
         "regions[1]: mask: expected shape (48, 64) to",
     ),
     ([(1, 2), None], TypeError, "regions[1]: region: cannot use a value of type NoneType"),
-    ([(1, 2), "no.png"], FileNotFoundError, "regions[1]: mask: no such file: no.png"),
+    ([(1, 2), "no.png"], FileNotFoundError, "regions[1]: mask: no such file: 'no.png'"),
     ([(1, 2), [example_mask()]], TypeError, "regions[1]: region: cannot use a value of type list"),
     (np.stack([example_mask(), example_mask() & False]), ValueError, "regions[1]: mask: is empty"),
     (Detections(np.array([BOX]), confidence=np.array([1, 2])), ValueError, "score must have 1 val"),
