@@ -131,7 +131,7 @@ class PolygonsOutline:
         """Check one polygon or a list of them; each is flat or ``[K, 2]``."""
         try:
             array = to_numpy("polygon", polygons)
-            alone = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 2)
+            alone = array.ndim < 2 or (array.ndim == 2 and array.shape[1] == 2)
         except TypeError:  # polygons of different lengths make no array
             alone = not isinstance(polygons, list | tuple)
         flats = [polygons] if alone else list(polygons)

@@ -58,7 +58,11 @@ class Region:
         if self.bits is not None:
             self.bits.flags.writeable = False
         if self.score is not None:
-            object.__setattr__(self, "score", float(self.score))
+            try:
+                score = float(self.score)
+            except (TypeError, ValueError):
+                raise TypeError(f"score: must be a number, got {self.score!r}") from None
+            object.__setattr__(self, "score", score)
 
     # ---- making one --------------------------------------------------------------------------
 
@@ -248,7 +252,8 @@ class Region:
         segmentation = annotation.get("segmentation")
         if isinstance(segmentation, Mapping):
             return cls.from_rle(segmentation, size, **known)
-        if segmentation is not None and len(segmentation) != 0:
+        no_polygons = isinstance(segmentation, list | tuple) and not segmentation
+        if segmentation is not None and not no_polygons:
             return cls.from_polygon(segmentation, size, **known)
         if annotation.get("bbox") is not None:
             x, y, width, height = numbers("bbox", annotation["bbox"], 4)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -160,6 +160,8 @@ ANYTHING = st.recursive(
 
 
 @given(thing=ANYTHING)
+@example(thing={"segmentation": 0})
+@example(thing={"bbox": 0})
 def test_anything_is_either_regions_of_the_image_or_a_clear_error(thing) -> None:
     try:
         regions = as_regions(thing, SIZE)

@@ -100,6 +100,11 @@ def test_label_map_gives_one_region_per_label() -> None:
         (lambda: Region.from_coco({"id": 3}), ValueError, "annotation: must have a segmentation"),
         (lambda: Region.from_coco({"bbox": [1, 2, 3]}), ValueError, "bbox: must be 4 numbers"),
         (lambda: Region.from_coco({"bbox": [1, 2, 0, 4]}), ValueError, "box: must have x0 < x1"),
+        (
+            lambda: Region.from_coco({"bbox": [1, 2, 3, 4], "score": "high"}),
+            TypeError,
+            "score: must be a number, got 'high'",
+        ),
         (lambda: Region.from_sam(3), TypeError, "record: must be a dict, got int"),
         (lambda: Region.from_sam({"bbox": []}), ValueError, "record: must have a segmentation"),
         (
