@@ -42,7 +42,7 @@ def check_same_device(operator: str, **tensors: Tensor | None) -> None:
 
 def positive_pair(operator: str, name: str, value: Sequence[int]) -> tuple[int, int]:
     """Return ``value`` as (height, width) or (rows, columns); both must be at least 1."""
-    pair = tuple(value) if isinstance(value, Sequence) else (value,)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
         raise ValueError(f"{operator}: {name} must be two integers of at least 1, got {value!r}")
     return pair[0], pair[1]
