@@ -35,6 +35,7 @@ _QUESTIONS = {
         "What is its pattern?",
     ),
 }
+_QUESTION_SHARES = (0.15, 0.3, 0.1, 0.1, 0.35)  # what is harder to see is asked more often
 
 
 class Exchange(NamedTuple):
@@ -123,7 +124,7 @@ def counted_caption(facts: Facts, rng: np.random.Generator) -> Exchange:
 
 def question(facts: Facts, rng: np.random.Generator) -> Exchange:
     """A question about one fact."""
-    kind = str(rng.choice(list(_QUESTIONS)))
+    kind = str(rng.choice(list(_QUESTIONS), p=_QUESTION_SHARES))
     if kind == "pattern" and facts.pattern is None:
         kind = "color"
     answers = {

@@ -6,10 +6,12 @@ Matrices of hidden layers are trained with Muon, all else with AdamW. The learni
 stays, and decays to zero over the last third of the run; a run is as long as its ``minutes`` or its
 ``steps``.
 
-What a caption is about hangs on a few of its tokens (colours, shapes, places); the others are soon
-learned and then mostly noise. So the run begins with small batches about single regions, and with a
-loss in which the other tokens count little; that shortens the plateau before the decoder uses the
-picture. The weights then become equal, since unequal ones would teach it to guess.
+The vision tower learns first, by itself, to tell the facts of a region
+(:mod:`fastregion.training.mini_facts`); then the whole model learns to put them into sentences, the
+facts remaining a second loss. What a sentence is about hangs on a few of its tokens (colours,
+shapes, places); the others are soon learned and then mostly noise. So the words of shapes and
+patterns weigh more until the learning rate decays; the weights then become equal, since unequal
+ones would teach it to guess.
 """
 
 from __future__ import annotations
@@ -31,30 +33,33 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from fastregion.language import IGNORED_LABEL, Tokenizer
-from fastregion.models import load
+from fastregion.models.auto import BUILT_IN
+from fastregion.models.checkpoint import WEIGHTS
 from fastregion.models.mini import MiniCaptioner, MiniConfig
 from fastregion.models.mini.modeling import MiniModel
 from fastregion.scenes import EVALUATION_SEEDS
 from fastregion.training.averaging import SharedAverage
 from fastregion.training.mini_data import Batch, SampleStream
-from fastregion.training.mini_tokenizer import telling_tokens, train_tokenizer
+from fastregion.training.mini_facts import FactHeads
+from fastregion.training.mini_tokenizer import hard_tokens, train_tokenizer
 from fastregion.training.muon import Muon
 
 # Number of regions in a batch's prompts, how often such a batch is drawn, and its size.
-_BATCH_KINDS = ((1, 0.88, 16), (2, 0.08, 8), (3, 0.04, 6))
-_EARLY_KINDS = ((1, 1.0, 8),)
-_AVERAGE_EVERY = 10  # steps
-_EARLY_SHARE = 0.25  # of the run
-_OTHER_WEIGHT = 0.2  # of tokens that tell no fact, at the start
-_EQUAL_SHARE = 0.4  # of the run, after which all tokens count the same
+_BATCH_KINDS = ((1, 0.9, 24), (2, 0.07, 10), (3, 0.03, 6))
+_FACTS_SHARE = 0.43  # of the run: the vision tower alone
+_FACTS_BATCH = 32  # regions
+_FACTS_WEIGHT = 1.0  # of the facts beside the sentences
+_HARD_WEIGHT = 4.0  # of the words of shapes and patterns, until the learning rate decays
+_AVERAGE_EVERY = 8  # steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiniRecipe:
     """Hyper-parameters of a run, which lasts for ``minutes`` of training or for ``steps``.
 
-    ``start_from`` names a mini captioner (or its folder) whose weights and tokenizer the run takes
-    over; by default weights are random.
+    ``start_from`` is a folder of a mini captioner, or ``"fastregion/mini"``. The run takes over its
+    tokenizer and those of its weights that fit by name and shape, so that a captioner with another
+    tower may lend its decoder; by default weights are random.
     """
 
     minutes: float | None = None
@@ -97,31 +102,41 @@ def train(output: Path, recipe: MiniRecipe) -> None:
         if recipe.start_from is None:
             tokenizer = train_tokenizer(MiniConfig())
         else:
-            tokenizer = _initial(recipe.start_from).tokenizer
+            tokenizer = Tokenizer.from_file(_folder(recipe.start_from))
         _write_text(output / "tokenizer.json", tokenizer.backend.to_str(pretty=True) + "\n")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if recipe.processes == 1:
         _work(0, output, recipe, None)
         return
-    num_weights = sum(p.numel() for p in MiniModel(MiniConfig()).parameters())
-    average = SharedAverage(num_weights, recipe.processes)
+    config = MiniConfig()
+    module = MiniTrainingStep(MiniModel(config), torch.zeros(config.decoder.vocab_size))
+    average = SharedAverage(sum(value.numel() for value in _averaged(module)), recipe.processes)
     spawn(_work, args=(output, recipe, average), nprocs=recipe.processes)  # type: ignore[no-untyped-call]
 
 
 class MiniTrainingStep(nn.Module):
-    """The loss of a batch."""
+    """The losses of a batch."""
 
-    telling: Tensor  # bool [vocab_size]
+    hard: Tensor  # bool [vocab_size]
 
-    def __init__(self, model: MiniModel, telling: Tensor) -> None:
+    def __init__(self, model: MiniModel, hard: Tensor) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("telling", telling, persistent=False)
+        self.heads = FactHeads(model.config.decoder.hidden_size)
+        self.register_buffer("hard", hard, persistent=False)
 
-    def forward(self, batch: Batch, other_weight: float = 1.0) -> Tensor:
-        """Mean cross entropy of the answers' tokens, those that tell no fact weighted."""
+    def facts(self, batch: Batch) -> Tensor:
+        """Mean cross entropy of the regions' facts, read from their detail tiles."""
+        loss: Tensor = self.heads(self.model.embed_details(batch.tiles), batch.facts)
+        return loss
+
+    def forward(self, batch: Batch, hard_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Mean cross entropy of the answers' tokens, hard ones weighted; and that of the facts."""
         # All prompts of a batch have the same number of regions, hence the same length.
-        packed = self.model.encode(batch.tiles, batch.regions_per_prompt).embeddings
+        thumbnails, blocks = self.model.embed_regions(batch.tiles, batch.regions_per_prompt)
+        details = blocks[:, 1 : 1 + self.model.config.replay_size**2]
+        facts = self.heads(details, batch.facts)
+        packed = self.model.lay_out(thumbnails, blocks, batch.regions_per_prompt).embeddings
         prefix = packed.view(len(batch.input_ids), -1, packed.shape[-1])
         hidden = self._run_decoder(prefix, batch)
         # Position t predicts the token at t + 1, so a label looks at the state just before it.
@@ -129,9 +144,9 @@ class MiniTrainingStep(nn.Module):
         states = hidden[:, prefix.shape[1] : -1][learned]
         logits = self.model.decoder.lm_head(states).float()
         labels = batch.labels[:, 1:][learned]
-        weight = torch.where(self.telling[labels], 1.0, other_weight)
+        weight = torch.where(self.hard[labels], hard_weight, 1.0)
         losses = F.cross_entropy(logits, labels, reduction="none")
-        return (losses * weight).sum() / weight.sum()
+        return (losses * weight).sum() / weight.sum(), facts
 
     def _run_decoder(self, prefix: Tensor, batch: Batch) -> Tensor:
         # prefix: [B, P, hidden]; several exchanges of L tokens in all follow it
@@ -167,7 +182,9 @@ class _Run:
         tokenizer = Tokenizer.from_file(output)
         self.captioner = MiniCaptioner(MiniConfig(), tokenizer)
         self.model = self.captioner.model.train()
-        self.optimizers = _optimizers(self.model, recipe)
+        hard = hard_tokens(tokenizer, self.captioner.config.decoder.vocab_size)
+        self.module = MiniTrainingStep(self.model, hard)
+        self.optimizers = _optimizers(self.module, recipe)
         self.stream = SampleStream(
             tokenizer,
             self.captioner.config,
@@ -180,16 +197,13 @@ class _Run:
     def go(self) -> None:
         """Trains to the end of the recipe."""
         recipe = self.recipe
-        vocab_size = self.captioner.config.decoder.vocab_size
-        telling = telling_tokens(self.captioner.tokenizer, vocab_size)
-        module = MiniTrainingStep(self.model, telling)
         kinds = torch.Generator().manual_seed(recipe.seed + self.step)
         last, saved = time.monotonic(), self.seconds
         with _progress_bar(self.rank == 0) as show:
             while (progress := self._progress()) < 1.0:
                 regions, size = _draw_kind(progress, kinds)
                 rate = _learning_rate(recipe, self.step, progress)
-                loss = self._update(module, self.stream.batch(regions, size), rate, progress)
+                loss = self._update(self.stream.batch(regions, size), rate, progress)
                 self.step += 1
                 now = time.monotonic()
                 self.seconds, last = self.seconds + now - last, now
@@ -197,25 +211,27 @@ class _Run:
                     self._log(loss, rate, regions, size)
                     show(progress, loss)
                 if self.average is not None and self.step % _AVERAGE_EVERY == 0:
-                    self.average.exchange(list(self.model.parameters()))
+                    self.average.exchange(_averaged(self.module))
                 if self.seconds - saved > 60 * recipe.save_every_minutes:
                     self._save()
                     saved = self.seconds
         if self.average is not None:
-            self.average.settle(list(self.model.parameters()))
+            self.average.settle(_averaged(self.module))
         self._save()
 
-    def _update(
-        self, module: MiniTrainingStep, batch: Batch, rate: float, progress: float
-    ) -> float:
+    def _update(self, batch: Batch, rate: float, progress: float) -> float:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        ramp = min(progress / _EQUAL_SHARE, 1.0)
-        loss = module(batch, _OTHER_WEIGHT + (1.0 - _OTHER_WEIGHT) * ramp)
-        self.model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if progress < _FACTS_SHARE:
+            loss = self.module.facts(batch)
+        else:
+            decaying = progress > 1.0 - self.recipe.decay_share
+            text, facts = self.module(batch, 1.0 if decaying else _HARD_WEIGHT)
+            loss = text + _FACTS_WEIGHT * facts
+        self.module.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         value = float(loss.item())
@@ -249,23 +265,28 @@ class _Run:
         if self.rank:
             return
         self.captioner.save_pretrained(self.output, dtype=torch.float16)
-        tensors: dict[str, Tensor] = {
-            f"model.{name}": value for name, value in self.model.named_parameters()
-        }
-        for name, parameter in self.model.named_parameters():
+        tensors = {f"module.{name}": value for name, value in _values(self.module).items()}
+        for name, parameter in self.module.named_parameters():
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{name}.{key}"] = value
         tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
         _replace(self.output / "state.safetensors", lambda part: save_file(tensors, part))
 
+    def _take_over(self, folder: Path) -> None:
+        """Copies the weights that fit by name and shape."""
+        given = load_file(folder / WEIGHTS)
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                if name in given and given[name].shape == value.shape:
+                    value.copy_(given[name])
+
     def _restore(self) -> None:
         """Goes on from the last save in the output folder, or starts as the recipe says."""
         file = self.output / f"state-{self.rank}.json"
         if not file.exists():
             if self.recipe.start_from is not None:
-                initial = _initial(self.recipe.start_from)
-                self.model.load_state_dict(initial.model.state_dict())
+                self._take_over(_folder(self.recipe.start_from))
             return
         state = json.loads(file.read_text(encoding="utf-8"))
         self.step, self.seconds = state["step"], state["seconds"]
@@ -277,15 +298,29 @@ class _Run:
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.module.named_parameters():
             prefix = f"optimizer.{name}."
             owners[parameter].state[parameter] = {
                 key.removeprefix(prefix): value
                 for key, value in tensors.items()
                 if key.startswith(prefix)
             }
-            with torch.no_grad():
-                parameter.copy_(tensors[f"model.{name}"])
+        with torch.no_grad():
+            for name, value in _values(self.module).items():
+                value.copy_(tensors[f"module.{name}"])
+
+
+def _values(module: nn.Module) -> dict[str, Tensor]:
+    """Weights, each once, and the running statistics of norms."""
+    kept = module.state_dict(keep_vars=True)
+    return {
+        **dict(module.named_parameters()),
+        **{name: value for name, value in module.named_buffers() if name in kept},
+    }
+
+
+def _averaged(module: nn.Module) -> list[Tensor]:
+    return [value for value in _values(module).values() if value.is_floating_point()]
 
 
 def _work(rank: int, output: Path, recipe: MiniRecipe, average: SharedAverage | None) -> None:
@@ -293,19 +328,20 @@ def _work(rank: int, output: Path, recipe: MiniRecipe, average: SharedAverage | 
     _Run(output, recipe, rank, average).go()
 
 
-def _initial(name: str) -> MiniCaptioner:
-    """The captioner that a run starts from."""
-    captioner = load(name)
-    if not isinstance(captioner, MiniCaptioner) or captioner.config != MiniConfig():
-        raise ValueError(f"start_from: must be a mini captioner of the default sizes, got {name!r}")
-    return captioner
+def _folder(name: str) -> Path:
+    """The folder of the captioner that a run starts from."""
+    folder = BUILT_IN.get(name, Path(name))
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"start_from: expected a folder with {WEIGHTS}, got {name!r}")
+    return folder
 
 
 def _draw_kind(progress: float, generator: torch.Generator) -> tuple[int, int]:
     """Number of regions in a prompt and number of prompts of the next batch."""
-    kinds = _EARLY_KINDS if progress < _EARLY_SHARE else _BATCH_KINDS
-    shares = torch.tensor([share for _, share, _ in kinds])
-    regions, _, size = kinds[int(torch.multinomial(shares, 1, generator=generator))]
+    if progress < _FACTS_SHARE:
+        return 1, _FACTS_BATCH
+    shares = torch.tensor([share for _, share, _ in _BATCH_KINDS])
+    regions, _, size = _BATCH_KINDS[int(torch.multinomial(shares, 1, generator=generator))]
     return regions, size
 
 
@@ -321,7 +357,7 @@ def _optimizers(model: nn.Module, recipe: MiniRecipe) -> tuple[torch.optim.Optim
     for name, parameter in model.named_parameters():
         if parameter.ndim <= 1:
             vectors.append(parameter)
-        elif parameter.ndim == 2 and "embed" not in name:
+        elif "embed" not in name and not name.startswith("heads."):
             hidden.append(parameter)
         else:
             embeddings.append(parameter)

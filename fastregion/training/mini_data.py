@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +15,31 @@ from fastregion.models.mini.captioner import instruction_text
 from fastregion.models.mini.config import MiniConfig
 from fastregion.models.mini.processing import RegionTiles, TileCutter
 from fastregion.scenes import EVALUATION_SEEDS, SceneRegion, generate_scene, turn_scene
-from fastregion.scenes.facts import grow
+from fastregion.scenes.facts import Facts, grow
 from fastregion.scenes.wording import Exchange, compare, exchanges
+from fastregion.training.mini_facts import fact_labels
 
-_TURNS_PER_SCENE = 4
+_TURNS_PER_SCENE = 2
 _MAX_REGIONS_PER_TURN = 5
-_SHUFFLE = 600  # samples that wait before one of them is drawn
+_SHUFFLE = 2000  # samples that wait before one of them is drawn
+# How often facts beside colour, pattern, shape, size and place are left out of the sentences.
+_LEFT_OUT = {"tone": 0.3, "second": 0.3, "unique": 0.3, "background": 0.25, "edges": 0.1}
+_NO_RELATION, _NO_SHAPE_OF_OTHER = 0.3, 0.4
+_STAY = 0.25  # chance that a drawn sample goes on waiting: rendering takes its time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One prompt with its regions and several exchanges about them."""
+    """One prompt with its regions, their facts as classes, and several exchanges about them."""
 
     tiles: RegionTiles
+    facts: tuple[list[int], ...]
     exchanges: tuple[Exchange, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples with the same number of regions each.
+    """Samples with the same number of regions each, whose facts are ``facts [R, F]``.
 
     Several exchanges share the vision prefix of their sample: ``input_ids [B, L]`` holds them one
     after the other, ``segments [B, L]`` says which exchange a token belongs to (0 = padding) and
@@ -41,6 +48,7 @@ class Batch:
 
     tiles: RegionTiles
     regions_per_prompt: tuple[int, ...]
+    facts: Tensor
     input_ids: Tensor
     labels: Tensor
     segments: Tensor
@@ -69,9 +77,14 @@ class SampleStream:
         waiting = self._waiting.setdefault(num_regions, [])
         while len(waiting) < max(batch_size, _SHUFFLE if num_regions == 1 else 0):
             for sample in self._samples(self.next_seed):
-                self._waiting.setdefault(len(sample.tiles.details), []).append(sample)
+                queue = self._waiting.setdefault(len(sample.tiles.details), [])
+                if len(queue) < 2 * _SHUFFLE:  # prompts about several regions are asked for less
+                    queue.append(sample)
             self.next_seed += self.stride
-        samples = [waiting.pop(int(self.rng.integers(len(waiting)))) for _ in range(batch_size)]
+        drawn = self.rng.permutation(len(waiting))[:batch_size]
+        samples = [waiting[k] for k in drawn]
+        used = {int(k) for k in drawn[self.rng.random(batch_size) >= _STAY]}
+        self._waiting[num_regions] = [s for k, s in enumerate(waiting) if k not in used]
         return collate(samples, self.tokenizer, self.config.eos_token_id)
 
     def _samples(self, seed: int) -> Iterator[Sample]:
@@ -83,14 +96,41 @@ class SampleStream:
             regions = [_worn(turned.regions[k], rng) for k in order]
             cutter = TileCutter(turned.image, self.config)
             for region in regions:
-                texts = exchanges(region.facts, rng, extra=2)
-                yield Sample(tiles=cutter.cut([region.mask]), exchanges=tuple(texts))
+                texts = exchanges(_reticent(region.facts, rng), rng, extra=2)
+                yield _sample(cutter, [region], texts)
             if len(regions) > 1 and rng.random() < 0.3:
                 several = regions[: 2 if rng.random() < 0.65 else 3]
                 asked = [compare(several, rng) for _ in range(6)]
-                answered = tuple(exchange for exchange in asked if exchange is not None)[:4]
-                tiles = cutter.cut([region.mask for region in several])
-                yield Sample(tiles=tiles, exchanges=answered)
+                answered = [exchange for exchange in asked if exchange is not None]
+                yield _sample(cutter, several, answered[:4])
+
+
+def _sample(
+    cutter: TileCutter, regions: Sequence[SceneRegion], texts: Sequence[Exchange]
+) -> Sample:
+    return Sample(
+        tiles=cutter.cut([region.mask for region in regions]),
+        facts=tuple(fact_labels(region.facts) for region in regions),
+        exchanges=tuple(texts),
+    )
+
+
+def _reticent(facts: Facts, rng: np.random.Generator) -> Facts:
+    """Leaves out side facts at random, which teaches the model when to be silent.
+
+    Where a fact is left out with probability d, greedy decoding states it only if the model is
+    surer of it than about d / (1 - d): a guess is worth less than saying nothing.
+    """
+    left_out: dict[str, Any] = {
+        name: None if isinstance(getattr(facts, name), str) else ()
+        for name, chance in _LEFT_OUT.items()
+        if getattr(facts, name) and rng.random() < chance
+    }
+    if facts.relation is not None and rng.random() < _NO_RELATION:
+        left_out["relation"] = None
+    elif facts.relation is not None and rng.random() < _NO_SHAPE_OF_OTHER:
+        left_out["relation"] = (*facts.relation[:2], None)
+    return replace(facts, **left_out)
 
 
 def _worn(region: SceneRegion, rng: np.random.Generator) -> SceneRegion:
@@ -125,6 +165,7 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, eos_token_id: int) 
     return Batch(
         tiles=RegionTiles.concatenate([sample.tiles for sample in samples]),
         regions_per_prompt=tuple(len(sample.tiles.details) for sample in samples),
+        facts=torch.tensor([labels for sample in samples for labels in sample.facts]),
         input_ids=padded[0],
         labels=padded[1],
         segments=padded[2],

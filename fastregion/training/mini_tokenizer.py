@@ -62,10 +62,18 @@ def train_tokenizer(config: MiniConfig, *, num_scenes: int = 400) -> Tokenizer:
 
 def telling_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
     """Which tokens tell a fact (colour, place, size, shape, pattern): bool ``[vocab_size]``."""
-    phrases = (*COLOR_TERMS, *PLACES, *SIZES, *SHAPES, *PATTERNS)
+    return _tokens_of((*COLOR_TERMS, *PLACES, *SIZES, *SHAPES, *PATTERNS), tokenizer, vocab_size)
+
+
+def hard_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
+    """Which tokens tell a shape or a pattern, the facts that are learned last."""
+    return _tokens_of((*SHAPES, *PATTERNS), tokenizer, vocab_size)
+
+
+def _tokens_of(phrases: tuple[str, ...], tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
     words = {part for phrase in phrases for part in phrase.replace("-", " ").split()}
     words -= {"shaped", "sized"}  # the second halves of words that are already told
-    telling = torch.zeros(vocab_size, dtype=torch.bool)
+    found = torch.zeros(vocab_size, dtype=torch.bool)
     for token_id in range(tokenizer.vocab_size):
-        telling[token_id] = tokenizer.decode([token_id]).strip().lower() in words
-    return telling
+        found[token_id] = tokenizer.decode([token_id]).strip().lower() in words
+    return found

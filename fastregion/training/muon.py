@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
     An update has a root mean square of about 0.2 times the learning rate, as AdamW's has.
 
     Args:
-        params: Matrices.
+        params: Matrices ``[out, in]`` or kernels of convolutions ``[out, in, ...]``.
         lr: Learning rate.
         momentum: Decay of the mean gradient.
         weight_decay: Decoupled, times the learning rate.
@@ -67,7 +67,8 @@ class Muon(torch.optim.Optimizer):
                 if "mean" not in state:
                     state["mean"] = torch.zeros_like(parameter)
                 mean = state["mean"].lerp_(parameter.grad, 1 - momentum)
-                update = orthogonalized(parameter.grad.lerp(mean, momentum))
+                update = orthogonalized(parameter.grad.lerp(mean, momentum).flatten(1))
                 parameter.mul_(1 - rate * group["weight_decay"])
                 # A semi-orthogonal [m, n] has a root mean square of max(m, n)^-1/2.
-                parameter.add_(update, alpha=-0.2 * rate * max(update.shape) ** 0.5)
+                scale = 0.2 * max(update.shape) ** 0.5
+                parameter.add_(update.reshape(parameter.shape), alpha=-rate * scale)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from fastregion.vision.merging_vit import MergingViTConfig
+from fastregion.vision.conv_vit import ConvViTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class MiniConfig:
     """
 
     model_type: str = "fastregion-mini"
-    vision: MergingViTConfig = field(default_factory=MergingViTConfig)
+    vision: ConvViTConfig = field(default_factory=ConvViTConfig)
     decoder: MiniDecoderConfig = field(default_factory=MiniDecoderConfig)
     thumbnail_size: int = 80
     detail_size: int = 128
@@ -78,7 +78,7 @@ class MiniConfig:
         if "tile_sizes" in vision:
             vision["tile_sizes"] = tuple(vision["tile_sizes"])
         return cls(
-            vision=MergingViTConfig(**vision),
+            vision=ConvViTConfig(**vision),
             decoder=MiniDecoderConfig(**values.pop("decoder", {})),
             **values,
         )

@@ -20,16 +20,17 @@ from fastregion import ops
 from fastregion._torchvision_guard import import_transformers
 from fastregion.models.mini.config import MiniConfig
 from fastregion.models.mini.processing import RegionTiles
-from fastregion.vision.merging_vit import MergingViT
+from fastregion.vision.conv_vit import ConvViT
 
 _OCTAVES = 4  # of the sines that make thresholds of a coordinate easy to read
-GEOMETRY_FEATURES = 7 * (1 + 2 * _OCTAVES)
+_COORDINATES = 7  # of the geometry, the rest being contacts
+GEOMETRY_FEATURES = 11 + _COORDINATES * 2 * _OCTAVES
 
 
 def geometry_features(geometry: Tensor) -> Tensor:
-    """Coordinates ``[R, 7]`` and their sines and cosines at four octaves: ``[R, 63]``."""
+    """Geometry ``[R, 11]`` and its coordinates' sines and cosines at four octaves: ``[R, 67]``."""
     angle = (
-        geometry[..., None]
+        geometry[:, :_COORDINATES, None]
         * torch.pi
         * 2.0 ** torch.arange(_OCTAVES, device=geometry.device, dtype=geometry.dtype)
     )
@@ -45,7 +46,7 @@ class MiniModel(nn.Module):
         llama = import_transformers("models.llama")
         self.config = config
         vision = config.vision
-        self.vision_tower = MergingViT(vision)
+        self.vision_tower = ConvViT(vision)
         # One channel: a mask is binary. The convolution has stride = kernel = patch, as in GAR.
         self.mask_patch_embedding = nn.Parameter(
             0.05 * torch.randn(vision.patch_hidden_size, 1, vision.patch_size, vision.patch_size)
@@ -73,7 +74,7 @@ class MiniModel(nn.Module):
         )
 
     def embed_tiles(self, tiles: Tensor, masks: Tensor) -> Tensor:
-        """Tiles ``[T, S, S, 3]`` with masks ``[T, S, S]`` to tokens ``[T, (S / 2p)^2, hidden]``."""
+        """Tiles ``[T, S, S, 3]`` with masks ``[T, S, S]`` to tokens ``[T, (S / 4p)^2, hidden]``."""
         mask_embedding = ops.mask_patch_embed(masks, self.mask_patch_embedding)
         tokens: Tensor = self.projector(self.vision_tower(tiles, mask_embedding))
         return tokens
@@ -98,6 +99,42 @@ class MiniModel(nn.Module):
         boxes = boxes + shift[:, None] * boxes.new_tensor([0.0, 1.0, 0.0, 1.0])
         return ops.roi_replay(features, (num_tiles, 1), boxes, (size, size))
 
+    def embed_details(self, tiles: RegionTiles) -> Tensor:
+        """The tokens replayed from the detail tiles of R regions: ``[R, n, hidden]``."""
+        details = self.embed_tiles(tiles.details, tiles.detail_masks)
+        return self.replay(details, tiles.detail_boxes, self.config.replay_size)
+
+    def embed_regions(
+        self, tiles: RegionTiles, regions_per_prompt: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Runs the vision pass and replays the regions.
+
+        Args:
+            tiles: Tiles of B prompts with R regions in all.
+            regions_per_prompt: How many of the R regions, in order, belong to each prompt.
+
+        Returns:
+            Thumbnail tokens ``[B, P, hidden]`` and, for each region, its name and replayed tokens
+            (from its detail tile, then from the thumbnail) ``[R, 1 + n, hidden]``.
+        """
+        config = self.config
+        thumbnails = self.embed_tiles(tiles.thumbnails, tiles.thumbnail_masks)
+        device = thumbnails.device
+        owner = [b for b, count in enumerate(regions_per_prompt) for _ in range(count)]
+        names = [config.region_token_ids[k] for count in regions_per_prompt for k in range(count)]
+        named = self.decoder.get_input_embeddings()(torch.tensor(names, device=device))
+        named = named + self.geometry_embedding(geometry_features(tiles.geometry))
+        own = thumbnails[torch.tensor(owner, device=device)]
+        blocks = torch.cat(
+            [
+                named[:, None],
+                self.embed_details(tiles),
+                self.replay(own, tiles.thumbnail_boxes, config.thumbnail_replay_size),
+            ],
+            dim=1,
+        )
+        return thumbnails, blocks
+
     def encode(
         self,
         tiles: RegionTiles,
@@ -112,27 +149,21 @@ class MiniModel(nn.Module):
             instruction_ids: Tokens at the end of every prompt.
 
         Returns:
-            The prompts one behind the other, each ``<bos>``, thumbnail, then for each region its
-            name and replayed tokens (from its detail tile, then from the thumbnail), instruction.
+            The prompts one behind the other, each ``<bos>``, thumbnail, the regions' names and
+            replayed tokens, instruction.
         """
+        thumbnails, blocks = self.embed_regions(tiles, regions_per_prompt)
+        return self.lay_out(thumbnails, blocks, regions_per_prompt, instruction_ids)
+
+    def lay_out(
+        self,
+        thumbnails: Tensor,
+        blocks: Tensor,
+        regions_per_prompt: Sequence[int],
+        instruction_ids: Sequence[int] = (),
+    ) -> ops.PackedTokens:
+        """Packs what :meth:`embed_regions` returns into prompts; see :meth:`encode`."""
         config = self.config
-        thumbnails = self.embed_tiles(tiles.thumbnails, tiles.thumbnail_masks)  # [B, P, hidden]
-        details = self.embed_tiles(tiles.details, tiles.detail_masks)  # [R, P, hidden]
-        device = thumbnails.device
-        owner = [b for b, count in enumerate(regions_per_prompt) for _ in range(count)]
-        names = [config.region_token_ids[k] for count in regions_per_prompt for k in range(count)]
-        embedding = self.decoder.get_input_embeddings()
-        named = embedding(torch.tensor(names, device=device))
-        named = named + self.geometry_embedding(geometry_features(tiles.geometry))
-        own = thumbnails[torch.tensor(owner, device=device)]
-        blocks = torch.cat(
-            [
-                named[:, None],
-                self.replay(details, tiles.detail_boxes, config.replay_size),
-                self.replay(own, tiles.thumbnail_boxes, config.thumbnail_replay_size),
-            ],
-            dim=1,
-        )  # [R, 1 + n, hidden]
         image, region = config.decoder.vocab_size, config.decoder.vocab_size + 1  # placeholders
         prompts = [
             [
@@ -143,4 +174,5 @@ class MiniModel(nn.Module):
             ]
             for count in regions_per_prompt
         ]
-        return ops.pack_tokens(prompts, embedding.weight, {image: thumbnails, region: blocks})
+        table = self.decoder.get_input_embeddings().weight
+        return ops.pack_tokens(prompts, table, {image: thumbnails, region: blocks})

@@ -26,7 +26,7 @@ class RegionTiles:
     ``thumbnails [B, s, s, 3]`` uint8 and ``thumbnail_masks [B, s, s]`` bool (union of the prompt's
     regions); ``details [R, d, d, 3]`` uint8 and ``detail_masks [R, d, d]`` bool; ``detail_boxes [R,
     4]`` and ``thumbnail_boxes [R, 4]`` float32 (x1, y1, x2, y2) in cells of their feature maps;
-    ``geometry [R, 7]`` float32: centroid, box and area.
+    ``geometry [R, 11]`` float32: centroid, box, area, and contact with the image's four edges.
     """
 
     thumbnails: Tensor
@@ -144,16 +144,18 @@ def _replay_box(
     """A square around the region in cells of the detail map: outlines keep their proportions."""
     x0, y0, x1, y1 = box
     left, top, side = window
-    cells = config.detail_size / (2 * config.vision.patch_size) / side
+    cells = config.detail_size / config.vision.stride / side
     half = config.replay_margin * max(x1 - x0, y1 - y0) / 2
     x, y = (x0 + x1) / 2 - left, (y0 + y1) / 2 - top
     return [(x - half) * cells, (y - half) * cells, (x + half) * cells, (y + half) * cells]
 
 
 def _geometry(mask: Mask, box: tuple[int, int, int, int]) -> list[float]:
-    """Centroid and box as shares of width and height, and the area's binary logarithm over 8.
+    """Centroid and box as shares of width and height, the area's binary logarithm over 8, contact.
 
-    The location features of referring-expression models, with the centroid added.
+    The location features of referring-expression models, with the centroid added, and with how much
+    of the region lies on the left, top, right and bottom edge of the image (0..1): the square root
+    of the touching pixels over the square root of the area, so that a slight contact shows.
     """
     height, width = mask.shape
     rows, columns = mask.sum(axis=1), mask.sum(axis=0)
@@ -162,13 +164,15 @@ def _geometry(mask: Mask, box: tuple[int, int, int, int]) -> list[float]:
     y = float(rows @ (np.arange(height) + 0.5)) / area / height
     x0, y0, x1, y1 = box
     share = float(np.log2(area / mask.size)) / 8
-    return [x, y, x0 / width, y0 / height, x1 / width, y1 / height, share]
+    touching = (mask[:, 0].sum(), mask[0].sum(), mask[:, -1].sum(), mask[-1].sum())
+    contact = [float(min(pixels / area**0.5, 1.0)) ** 0.5 for pixels in touching]
+    return [x, y, x0 / width, y0 / height, x1 / width, y1 / height, share, *contact]
 
 
 def _thumbnail_box(
     box: tuple[int, int, int, int], shape: tuple[int, ...], config: MiniConfig
 ) -> list[float]:
-    cells = config.thumbnail_size / (2 * config.vision.patch_size)
+    cells = config.thumbnail_size / config.vision.stride
     height, width = shape
     x, y = cells / width, cells / height
     return [box[0] * x, box[1] * y, box[2] * x, box[3] * y]

@@ -5,12 +5,13 @@ from fastregion.models.mini import MiniConfig
 from fastregion.models.mini.config import MiniDecoderConfig
 from fastregion.models.mini.modeling import MiniModel, geometry_features
 from fastregion.models.mini.processing import RegionTiles, TileCutter
-from fastregion.vision.merging_vit import MergingViTConfig
+from fastregion.vision.conv_vit import ConvViTConfig
 
 CONFIG = MiniConfig(
-    vision=MergingViTConfig(
-        patch_size=8,
+    vision=ConvViTConfig(
+        patch_size=4,
         patch_hidden_size=16,
+        conv_hidden_size=20,
         hidden_size=24,
         num_layers=1,
         num_heads=2,

@@ -25,7 +25,7 @@ def test_shapes_and_dtypes() -> None:
     assert tiles.details.shape == (3, 128, 128, 3)
     assert tiles.detail_masks.shape == (3, 128, 128)
     assert tiles.detail_boxes.shape == tiles.thumbnail_boxes.shape == (3, 4)
-    assert tiles.geometry.shape == (3, 7)
+    assert tiles.geometry.shape == (3, 11)
     assert tiles.thumbnails.dtype == tiles.details.dtype == torch.uint8
     assert tiles.thumbnail_masks.dtype == tiles.detail_masks.dtype == torch.bool
     # The thumbnail's mask is the union, each detail tile shows its own region.
@@ -55,11 +55,12 @@ def test_the_detail_tile_is_centred_and_square() -> None:
     assert thumbnail_box == pytest.approx([140 / 60, 80 / 40, 160 / 60, 120 / 40])
 
 
-def test_geometry_is_centroid_box_and_area() -> None:
+def test_geometry_is_centroid_box_area_and_contact() -> None:
     image = np.zeros((40, 80, 3), np.uint8)
     tiles = TileCutter(image, CONFIG).cut([_mask(40, 80, (10, 20, 30, 40))])
     area = np.log2(20 * 20 / (40 * 80)) / 8
-    expected = [20 / 80, 30 / 40, 10 / 80, 20 / 40, 30 / 80, 40 / 40, area]
+    bottom = (20 / 20) ** 0.5
+    expected = [20 / 80, 30 / 40, 10 / 80, 20 / 40, 30 / 80, 40 / 40, area, 0, 0, 0, bottom]
     assert tiles.geometry[0].tolist() == pytest.approx(expected)
 
 
