@@ -62,6 +62,15 @@ def train_mini(
         str | None,
         typer.Option(metavar="NAME", help="Start from these weights instead of random ones."),
     ] = None,
+    facts_share: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Part of the run that trains the vision tower alone; 0 if it is trained already.",
+        ),
+    ] = 0.43,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Its peak.")] = 2e-3,
     seed: Annotated[int, typer.Option(min=0, help="Decides the weights and the scenes.")] = 0,
     processes: Annotated[int, typer.Option(min=1, help="One for each core.")] = 2,
     debug: Debug = False,
@@ -75,6 +84,8 @@ def train_mini(
                 minutes=minutes,
                 steps=steps,
                 start_from=start_from,
+                facts_share=facts_share,
+                learning_rate=learning_rate,
                 seed=seed,
                 processes=processes,
             )

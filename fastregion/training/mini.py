@@ -46,7 +46,6 @@ from fastregion.training.muon import Muon
 
 # Number of regions in a batch's prompts, how often such a batch is drawn, and its size.
 _BATCH_KINDS = ((1, 0.9, 24), (2, 0.07, 10), (3, 0.03, 6))
-_FACTS_SHARE = 0.43  # of the run: the vision tower alone
 _FACTS_BATCH = 32  # regions
 _FACTS_WEIGHT = 1.0  # of the facts beside the sentences
 _HARD_WEIGHT = 4.0  # of the words of shapes and patterns, until the learning rate decays
@@ -59,7 +58,8 @@ class MiniRecipe:
 
     ``start_from`` is a folder of a mini captioner, or ``"fastregion/mini"``. The run takes over its
     tokenizer and those of its weights that fit by name and shape, so that a captioner with another
-    tower may lend its decoder; by default weights are random.
+    tower may lend its decoder; by default weights are random. ``facts_share`` is the part of the run
+    in which the tower learns the facts alone; 0 suits weights whose tower is trained already.
     """
 
     minutes: float | None = None
@@ -71,6 +71,7 @@ class MiniRecipe:
     weight_decay: float = 0.05
     warmup_steps: int = 100
     decay_share: float = 0.35
+    facts_share: float = 0.43
     save_every_minutes: float = 4.0
 
     def __post_init__(self) -> None:
@@ -80,6 +81,8 @@ class MiniRecipe:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: must be positive, got {value}")
+        if not 0 <= self.facts_share <= 1:
+            raise ValueError(f"facts_share: must lie in 0..1, got {self.facts_share}")
 
 
 def train(output: Path, recipe: MiniRecipe) -> None:
@@ -201,7 +204,7 @@ class _Run:
         last, saved = time.monotonic(), self.seconds
         with _progress_bar(self.rank == 0) as show:
             while (progress := self._progress()) < 1.0:
-                regions, size = _draw_kind(progress, kinds)
+                regions, size = _draw_kind(progress < recipe.facts_share, kinds)
                 rate = _learning_rate(recipe, self.step, progress)
                 loss = self._update(self.stream.batch(regions, size), rate, progress)
                 self.step += 1
@@ -223,7 +226,7 @@ class _Run:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        if progress < _FACTS_SHARE:
+        if progress < self.recipe.facts_share:
             loss = self.module.facts(batch)
         else:
             decaying = progress > 1.0 - self.recipe.decay_share
@@ -336,9 +339,9 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def _draw_kind(progress: float, generator: torch.Generator) -> tuple[int, int]:
+def _draw_kind(facts_alone: bool, generator: torch.Generator) -> tuple[int, int]:
     """Number of regions in a prompt and number of prompts of the next batch."""
-    if progress < _FACTS_SHARE:
+    if facts_alone:
         return 1, _FACTS_BATCH
     shares = torch.tensor([share for _, share, _ in _BATCH_KINDS])
     regions, _, size = _BATCH_KINDS[int(torch.multinomial(shares, 1, generator=generator))]

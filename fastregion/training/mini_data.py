@@ -23,8 +23,8 @@ _TURNS_PER_SCENE = 2
 _MAX_REGIONS_PER_TURN = 5
 _SHUFFLE = 2000  # samples that wait before one of them is drawn
 # How often facts beside colour, pattern, shape, size and place are left out of the sentences.
-_LEFT_OUT = {"tone": 0.3, "second": 0.3, "unique": 0.3, "background": 0.25, "edges": 0.1}
-_NO_RELATION, _NO_SHAPE_OF_OTHER = 0.3, 0.4
+_LEFT_OUT = {"tone": 0.3, "second": 0.42, "unique": 0.35, "background": 0.38, "edges": 0.1}
+_NO_RELATION, _NO_SHAPE_OF_OTHER = 0.46, 0.4
 _STAY = 0.25  # chance that a drawn sample goes on waiting: rendering takes its time
 
 
