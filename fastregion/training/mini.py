@@ -58,8 +58,8 @@ class MiniRecipe:
 
     ``start_from`` is a folder of a mini captioner, or ``"fastregion/mini"``. The run takes over its
     tokenizer and those of its weights that fit by name and shape, so that a captioner with another
-    tower may lend its decoder; by default weights are random. ``facts_share`` is the part of the run
-    in which the tower learns the facts alone; 0 suits weights whose tower is trained already.
+    tower may lend its decoder; by default weights are random. ``facts_share`` is the part of the
+    run in which the tower learns the facts alone; 0 suits weights whose tower is trained already.
     """
 
     minutes: float | None = None

@@ -75,7 +75,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[T, N, D]`` to the same."""
         num_tiles, num_tokens, width = x.shape
-        qkv = self.qkv(self.norm1(x)).view(num_tiles, num_tokens, 3, self.num_heads, -1)
+        qkv = self.qkv(self.norm1(x)).unflatten(2, (3, self.num_heads, width // self.num_heads))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [T, heads, N, head_dim]
         attended = F.scaled_dot_product_attention(q, k, v)
         x = x + self.proj(attended.transpose(1, 2).reshape(num_tiles, num_tokens, width))
@@ -160,15 +160,17 @@ class ConvViT(nn.Module):
         num_tiles, size = tiles.shape[:2]
         p = self.config.patch_size
         n = size // p
-        cut = tiles.view(num_tiles, n, p, n, p, 3).transpose(2, 3).reshape(num_tiles, n * n, -1)
+        cut = tiles.view(num_tiles, n, p, n, p, 3).transpose(2, 3)
+        cut = cut.reshape(num_tiles, n * n, p * p * 3)
         return (cut.to(self.patch_embedding.weight.dtype) - 127.5) / 63.75
 
     def forward(self, tiles: Tensor, mask_embedding: Tensor) -> Tensor:
         """See the class; ``mask_embedding`` is ``[T, (S / p)^2, patch_hidden]``."""
-        num_tiles, size = tiles.shape[:2]
+        size = tiles.shape[1]
         side = size // self.config.patch_size
         x = self.patch_embedding(self.patches(tiles)) + mask_embedding
-        x = x.view(num_tiles, side, side, -1).permute(0, 3, 1, 2)  # channels stay last in memory
+        # [T, D, side, side]; channels stay last in memory
+        x = x.unflatten(1, (side, side)).permute(0, 3, 1, 2)
         x = _gelu(self.patch_norms[str(size)](x))
         x = self.residual1(_gelu(self.down1(x, size)), size)
         x = self.residual2(_gelu(self.down2(x, size)), size)

@@ -460,11 +460,12 @@ class TestMini:
         calls: list[Any] = []
         monkeypatch.setattr(mini, "train", lambda *args: calls.append(args))
         result = run("train", "mini", "--output", tmp_path / "run", "--steps", 3, "--seed", 5,
-                     "--processes", 1)  # fmt: skip
+                     "--processes", 1, "--facts-share", 0, "--learning-rate", 1e-3)  # fmt: skip
         assert result == (0, f"saved in {tmp_path / 'run'}\n", "")
         output, recipe = calls[0]
         assert output == tmp_path / "run"
         assert (recipe.steps, recipe.minutes, recipe.seed, recipe.processes) == (3, None, 5, 1)
+        assert (recipe.facts_share, recipe.learning_rate) == (0.0, 1e-3)
 
     @pytest.mark.parametrize("arguments", [[], ["--output", "x"]])
     def test_train_needs_a_folder_and_a_length(

@@ -242,6 +242,7 @@ def test_fact_labels_are_classes_and_unknown_patterns_are_not_learned() -> None:
         ({"minutes": 1.0, "steps": 3}, "minutes, steps: give exactly one of them"),
         ({"steps": 0}, "steps: must be positive, got 0"),
         ({"steps": 1, "processes": 0}, "processes: must be positive, got 0"),
+        ({"steps": 1, "facts_share": 1.5}, "facts_share: must lie in 0..1, got 1.5"),
     ],
 )
 def test_recipes_that_make_no_sense(values: dict[str, float], message: str) -> None:
