@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 
@@ -18,9 +19,15 @@ def native_module() -> ModuleType | None:
     try:
         return importlib.import_module("fastregion._C")
     except ImportError as error:
+        in_source_tree = (Path(__file__).parents[1] / "pyproject.toml").is_file()
+        advice = (
+            "This is the source tree, which hides the installed package: run from another folder"
+            if in_source_tree
+            else "Rebuild with: pip install ."
+        )
         warnings.warn(
             f"fastregion: the native module does not load ({error}); running on the reference "
-            "implementations, which are much slower. Rebuild with: pip install .",
+            f"implementations, which are much slower. {advice}",
             RuntimeWarning,
             stacklevel=2,
         )
