@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import simt_module
 from hypothesis import settings
+
+SIMT = simt_module.install()
 
 # Time limits per example would judge the load of the machine, not the code.
 settings.register_profile("fastregion", deadline=None)
@@ -41,6 +44,11 @@ def cuda_missing() -> str | None:
     return None if _C.cuda_device_count() else "no CUDA device"
 
 
+def simt_missing() -> str | None:
+    """Why tests marked simt cannot run, or None."""
+    return None if SIMT else f"{simt_module.VARIABLE} is not set"
+
+
 def golden_missing() -> str | None:
     """Why tests marked golden cannot run, or None."""
     folder = os.environ.get("FASTREGION_GOLDEN")
@@ -51,7 +59,12 @@ def golden_missing() -> str | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     slow = None if config.getoption("--slow") else "runs with --slow"
-    reasons = {"slow": slow, "cuda": cuda_missing(), "golden": golden_missing()}
+    reasons = {
+        "slow": slow,
+        "cuda": cuda_missing(),
+        "golden": golden_missing(),
+        "simt": simt_missing(),
+    }
     for item in items:
         for mark, reason in reasons.items():
             if reason is not None and item.get_closest_marker(mark):

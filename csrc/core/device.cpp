@@ -22,6 +22,8 @@ void check_launch_shape(const char* op, const LaunchShape& shape) {
   check(shared_bytes >= 0, op, ": shared_bytes must not be negative, got ", shared_bytes);
 }
 
+#ifndef FASTREGION_SIMT
+
 void check_launched(const char* op, const LaunchShape& shape, cudaError_t status) {
   if (status == cudaSuccess) return;
   throw std::runtime_error(concat(op, ": CUDA error ", cudaGetErrorName(status), " (",
@@ -49,5 +51,13 @@ DeviceGuard::DeviceGuard(int device) {
 }
 
 DeviceGuard::~DeviceGuard() { cudaSetDevice(previous_); }
+
+#else  // the host stands for one device, which never fails and is always current
+
+int device_count() { return 0; }
+DeviceGuard::DeviceGuard(int device) : previous_(device) {}
+DeviceGuard::~DeviceGuard() = default;
+
+#endif  // FASTREGION_SIMT
 
 }  // namespace fastregion

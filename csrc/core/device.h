@@ -5,9 +5,13 @@
 // from_float, and gets its shared memory as one struct from shared_memory<T>().
 #pragma once
 
+#ifdef FASTREGION_SIMT
+#include "simt/kernel.h"
+#else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -41,15 +45,6 @@ struct LaunchShape {
   cudaStream_t stream = nullptr;
 };
 
-// Throws std::invalid_argument for a shape that no device can run (an empty grid included).
-void check_launch_shape(const char* op, const LaunchShape& shape);
-
-// Throws std::runtime_error with the operator's name and the launch shape unless status is success.
-void check_launched(const char* op, const LaunchShape& shape, cudaError_t status);
-
-// Throws std::runtime_error with the name of the operator unless status is success.
-void check_cuda(const char* op, cudaError_t status);
-
 // Number of usable devices; 0 without a driver. Makes no context.
 int device_count();
 
@@ -69,6 +64,42 @@ template <class T>
 constexpr T ceil_div(T count, T size) {
   return (count + size - 1) / size;
 }
+
+// Throws std::invalid_argument for a shape that no device can run (an empty grid included).
+void check_launch_shape(const char* op, const LaunchShape& shape);
+
+#ifdef FASTREGION_SIMT
+
+// The kernel reads its shared memory as one struct; see simt/kernel.h.
+template <class T>
+T& shared_memory(const simt::Where& where = simt::Where::current()) {
+  return *static_cast<T*>(simt::dynamic_shared_memory(sizeof(T), where));
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), const LaunchShape& shape,
+            Arguments&&... arguments) {
+  static_assert(sizeof...(Parameters) == sizeof...(Arguments), "wrong number of kernel arguments");
+  check_launch_shape(op, shape);
+  auto call = std::pair{kernel, std::tuple<Parameters...>{static_cast<Parameters>(arguments)...}};
+  const auto body = [](void* pointer) {
+    const auto& [function, values] = *static_cast<decltype(call)*>(pointer);
+    std::apply(function, values);
+  };
+  simt::run(op,
+            {.blocks = shape.blocks.to_dim3(),
+             .threads = shape.threads.to_dim3(),
+             .shared_bytes = static_cast<std::size_t>(shape.shared_bytes)},
+            body, &call);
+}
+
+#else  // CUDA
+
+// Throws std::runtime_error with the operator's name and the launch shape unless status is success.
+void check_launched(const char* op, const LaunchShape& shape, cudaError_t status);
+
+// Throws std::runtime_error with the name of the operator unless status is success.
+void check_cuda(const char* op, cudaError_t status);
 
 __host__ __device__ inline float to_float(__half value) { return __half2float(value); }
 __host__ __device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
@@ -107,5 +138,6 @@ void launch(const char* op, void (*kernel)(Parameters...), const LaunchShape& sh
   check_launched(op, shape, cudaGetLastError());
 }
 #endif  // __CUDACC__
+#endif  // FASTREGION_SIMT
 
 }  // namespace fastregion

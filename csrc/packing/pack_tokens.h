@@ -9,14 +9,13 @@
 // double) in the order of r, rounded once. Deterministic.
 #pragma once
 
-#ifdef FASTREGION_WITH_CUDA
-#include <cuda_runtime_api.h>
-#endif
-
 #include <cstdint>
 #include <vector>
 
 #include "core/dtype.h"
+#ifdef FASTREGION_WITH_CUDA
+#include "core/stream.h"
+#endif
 
 namespace fastregion {
 

@@ -10,13 +10,12 @@
 // Weights: bilinear.h. Sums in float32 (double for double), rounded once. Deterministic.
 #pragma once
 
-#ifdef FASTREGION_WITH_CUDA
-#include <cuda_runtime_api.h>
-#endif
-
 #include <cstdint>
 
 #include "core/dtype.h"
+#ifdef FASTREGION_WITH_CUDA
+#include "core/stream.h"
+#endif
 
 namespace fastregion {
 

@@ -1,10 +1,12 @@
 """What every operator test shares: the backends, and the rule for low precision."""
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+import simt_module
 import torch
 from torch import Tensor
 
@@ -25,9 +27,16 @@ def torch_seed() -> None:
     torch.manual_seed(seed)
 
 
-@pytest.fixture(params=["reference", "cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+_BACKENDS = ["reference", "cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+_SIMT_BACKENDS = [f"simt {schedule}" for schedule in simt_module.SCHEDULES]
+
+
+@pytest.fixture(params=_SIMT_BACKENDS if os.environ.get(simt_module.VARIABLE) else _BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Backend:
     name: str = request.param
+    if name.startswith("simt "):  # the CUDA kernel stands where the CPU kernel is looked up
+        simt_module.use_schedule(name.removeprefix("simt "))
+        return Backend("cpu", torch.device("cpu"))
     if name != "reference" and native_module() is None:
         pytest.skip("the native module is not built")
     if name == "cuda" and not torch.cuda.is_available():
