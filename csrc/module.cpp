@@ -2,6 +2,8 @@
 // says about the build and the machine. Knows nothing of torch.
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 #include "core/isa.h"
 #ifdef FASTREGION_WITH_CUDA
 #include "core/device.h"
@@ -23,9 +25,11 @@ namespace {
 #ifdef FASTREGION_WITH_CUDA
 constexpr bool kCudaCompiled = true;
 int cuda_device_count() { return device_count(); }
+std::string cuda_obstacle() { return device_obstacle(); }
 #else
 constexpr bool kCudaCompiled = false;
 int cuda_device_count() { return 0; }
+std::string cuda_obstacle() { return "the native module was built without CUDA kernels"; }
 #endif
 
 }  // namespace
@@ -41,6 +45,8 @@ PYBIND11_MODULE(_C, module) {
       "Instruction set that the CPU operators use: baseline, avx2 or avx512.");
   module.def("cuda_device_count", &cuda_device_count,
              "Number of CUDA devices this build can use (0 without CUDA kernels or driver).");
+  module.def("cuda_obstacle", &cuda_obstacle,
+             "Why no CUDA device can be used; empty where one can.");
 
   auto regions = module.def_submodule("regions", "Masks, run-length encoding, pairwise overlaps.");
   bind_regions(regions);

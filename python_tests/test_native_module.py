@@ -30,6 +30,7 @@ def test_version_is_that_of_the_package() -> None:
 def test_says_what_was_built() -> None:
     assert isinstance(_C.cuda_compiled, bool)
     assert _C.cuda_device_count() >= 0
+    assert (_C.cuda_obstacle() == "") == (_C.cuda_device_count() > 0)
     assert _C.cpu_isa() in {"baseline", "avx2", "avx512"}
 
 

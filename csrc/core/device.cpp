@@ -45,6 +45,14 @@ int device_count() {
   return 0;
 }
 
+std::string device_obstacle() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess) return count > 0 ? "" : "the driver finds no device";
+  cudaGetLastError();
+  return concat(cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+}
+
 DeviceGuard::DeviceGuard(int device) {
   check_cuda("device", cudaGetDevice(&previous_));
   if (device != previous_) check_cuda("device", cudaSetDevice(device));
@@ -55,6 +63,7 @@ DeviceGuard::~DeviceGuard() { cudaSetDevice(previous_); }
 #else  // the host stands for one device, which never fails and is always current
 
 int device_count() { return 0; }
+std::string device_obstacle() { return "this build runs the kernels on the host, for tests"; }
 DeviceGuard::DeviceGuard(int device) : previous_(device) {}
 DeviceGuard::~DeviceGuard() = default;
 

@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <type_traits>
 
 #include "core/dtype.h"
@@ -47,6 +48,9 @@ struct LaunchShape {
 
 // Number of usable devices; 0 without a driver. Makes no context.
 int device_count();
+
+// Why there is no usable device; empty where there is one.
+std::string device_obstacle();
 
 // Makes `device` current for a scope.
 class DeviceGuard {

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fastregion._version import __version__
-from fastregion.cli import describe, info, mini
+from fastregion.cli import bench, describe, info, mini
 from fastregion.cli.errors import BAD_INPUT, print_error
 
 __all__ = ["main"]
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 app.command("describe", help=describe.DESCRIBE_HELP)(describe.describe)
 app.command("ask", help=describe.ASK_HELP)(describe.ask)
+app.command("bench", help=bench.BENCH_HELP)(bench.bench)
 app.command("info")(info.info)
 app.add_typer(mini.train_app, name="train")
 app.add_typer(mini.eval_app, name="eval")

@@ -6,6 +6,7 @@ import json
 import platform
 import warnings
 from importlib.metadata import version
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -67,6 +68,7 @@ def _facts() -> dict[str, Any]:
             "cpu_isa": native.cpu_isa() if native else None,
             "cuda_compiled": bool(native and native.cuda_compiled),
             "cuda_devices": native.cuda_device_count() if native else 0,
+            "cuda_obstacle": _cuda_obstacle(native),
         },
         "operators": operators,
         "models": [
@@ -74,6 +76,17 @@ def _facts() -> dict[str, Any]:
             for name, folder in BUILT_IN.items()
         ],
     }
+
+
+def _cuda_obstacle(native: ModuleType | None) -> str | None:
+    """Why the CUDA kernels cannot run here, or None."""
+    import torch
+
+    if native is None:
+        return "there is no native module"
+    if obstacle := native.cuda_obstacle():
+        return str(obstacle)
+    return None if torch.cuda.is_available() else "torch finds no CUDA device, or has no CUDA"
 
 
 def _print_tables(facts: dict[str, Any]) -> None:
@@ -90,7 +103,7 @@ def _print_tables(facts: dict[str, Any]) -> None:
         "CUDA device": facts["cuda_device"] or "none",
         "native module": "yes" if native["available"] else "no: pip install . builds it",
         "CPU instructions": native["cpu_isa"] or "-",
-        "CUDA kernels": "compiled" if native["cuda_compiled"] else "not compiled",
+        "CUDA kernels": f"off: {native['cuda_obstacle']}" if native["cuda_obstacle"] else "on",
     }
     summary = Table(show_header=False, box=None)
     for name, value in rows.items():

@@ -451,6 +451,35 @@ class TestInfo:
             assert part in result.out
 
 
+class TestBench:
+    def test_rows_as_json(self, run: Callable[..., Result]) -> None:
+        result = run("bench", "--op", "rle_area", "--seconds", 0, "--json")
+        assert result.code == 0
+        report = json.loads(result.out)
+        assert report["threads"] == 1
+        assert [row["operator"] for row in report["rows"]] == ["rle_area"] * 2
+        for row in report["rows"]:
+            assert row["ours_ms"] > 0
+            assert row["bytes"] > 0
+
+    def test_a_table(self, run: Callable[..., Result]) -> None:
+        result = run("bench", "--op", "rle_area", "--seconds", 0)
+        assert result.code == 0
+        assert "of roof" in result.out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--op", "nonsense"], "--op: there is no 'nonsense', only roi_replay"),
+            (["--device", "tpu"], "--device: expected cpu or cuda, got 'tpu'"),
+        ],
+    )
+    def test_refused(self, run: Callable[..., Result], arguments: list[str], message: str) -> None:
+        result = run("bench", *arguments)
+        assert result.code == 2
+        assert message in result.err
+
+
 class TestMini:
     def test_train_passes_its_options_on(
         self, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
