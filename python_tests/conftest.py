@@ -33,8 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
-def cuda_missing() -> str | None:
-    """Why tests marked cuda cannot run, or None."""
+def gpu_missing() -> str | None:
+    """Why tests marked gpu cannot run, or None."""
     try:
         from fastregion import _C
     except ImportError:
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = None if config.getoption("--slow") else "runs with --slow"
     reasons = {
         "slow": slow,
-        "cuda": cuda_missing(),
+        "gpu": gpu_missing(),
         "golden": golden_missing(),
         "simt": simt_missing(),
     }

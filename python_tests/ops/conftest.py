@@ -27,7 +27,7 @@ def torch_seed() -> None:
     torch.manual_seed(seed)
 
 
-_BACKENDS = ["reference", "cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+_BACKENDS = ["reference", "cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 _SIMT_BACKENDS = [f"simt {schedule}" for schedule in simt_module.SCHEDULES]
 
 

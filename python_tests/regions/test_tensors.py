@@ -15,7 +15,7 @@ def random_regions(size: tuple[int, int]) -> list[Region]:
 
 
 @pytest.mark.usefixtures("implementation")
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("size", [(1, 1), (3, 16), (7, 64), (48, 100), (33, 336), (5, 1023)])
 def test_is_the_masks_stacked(device: str, size: tuple[int, int]) -> None:
     regions = random_regions(size)
@@ -25,7 +25,7 @@ def test_is_the_masks_stacked(device: str, size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(masks.cpu(), np.stack([region.mask for region in regions]))
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_runs_on_the_current_stream() -> None:
     regions = random_regions((48, 64))
     stream = torch.cuda.Stream()
