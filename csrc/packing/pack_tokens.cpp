@@ -6,8 +6,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include "core/huge_pages.h"
 #include "core/parallel.h"
 #include "core/rows.h"
 
@@ -16,36 +20,57 @@ namespace {
 
 // Below this many copied bytes a second thread costs more than it brings.
 constexpr int64_t kBytesPerThread = 256 * 1024;
+// An output that no cache holds until it is read again is written past the cache.
+constexpr int64_t kStreamedBytes = 16 * 1024 * 1024;
+
+// A copy whose stores pass the cache by: others first read the lines that they overwrite.
+void stream_row(char* to, const char* from, int64_t bytes) {
+#if defined(__SSE2__)
+  constexpr int64_t kVector = sizeof(__m128i);
+  const int64_t head = -static_cast<int64_t>(reinterpret_cast<uintptr_t>(to)) & (kVector - 1);
+  if (bytes >= head + kVector) {
+    std::memcpy(to, from, static_cast<size_t>(head));
+    int64_t i = head;
+    for (; i + kVector <= bytes; i += kVector) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
+    }
+    std::memcpy(to + i, from + i, static_cast<size_t>(bytes - i));
+    return;
+  }
+#endif
+  std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+
+// Streamed stores become visible to other threads only behind a fence.
+void finish_streaming() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 
 template <class T>
 void scatter(const ScatterRowsParams& p, int num_threads) {
   using Acc = accumulate_t<T>;
   const T* grad = static_cast<const T*>(p.grad);
   T* out = static_cast<T*>(p.out);
-  // (row of the source, row of the gradient), grouped by the former, in order of the latter.
-  std::vector<std::pair<int64_t, int64_t>> pairs;
-  for (int64_t r = 0; r < p.total; ++r) {
-    const int64_t row = p.rows[r] - p.start;
-    if (row >= 0 && row < p.num_rows) pairs.emplace_back(row, r);
-  }
-  if (!std::is_sorted(pairs.begin(), pairs.end())) std::sort(pairs.begin(), pairs.end());
-
+  const int64_t* sorted_end = p.sorted_rows + p.total;
   const int64_t row_bytes = p.channels * int64_t{sizeof(T)};
-  parallel_for(
-      p.num_rows, kBytesPerThread / row_bytes + 1, num_threads, [&](int64_t begin, int64_t end) {
-        std::vector<const T*> repeats;
-        std::vector<Acc> ones;
-        auto next = std::lower_bound(pairs.begin(), pairs.end(), std::pair{begin, int64_t{0}});
-        for (int64_t row = begin; row < end; ++row) {
-          repeats.clear();
-          for (; next != pairs.end() && next->first == row; ++next) {
-            repeats.push_back(grad + next->second * p.grad_stride);
-          }
-          ones.resize(std::max(ones.size(), repeats.size()), Acc{1});
-          weighted_sum(out + row * p.channels, nullptr, repeats.data(), ones.data(),
-                       std::ssize(repeats), p.channels);
-        }
-      });
+  parallel_for(p.num_rows, kBytesPerThread / row_bytes + 1, num_threads,
+               [&](int64_t begin, int64_t end) {
+                 std::vector<const T*> repeats;
+                 std::vector<Acc> ones;
+                 const int64_t* next = std::lower_bound(p.sorted_rows, sorted_end, p.start + begin);
+                 for (int64_t row = begin; row < end; ++row) {
+                   repeats.clear();
+                   for (; next != sorted_end && *next == p.start + row; ++next) {
+                     repeats.push_back(grad + p.places[next - p.sorted_rows] * p.grad_stride);
+                   }
+                   ones.resize(std::max(ones.size(), repeats.size()), Acc{1});
+                   weighted_sum(out + row * p.channels, nullptr, repeats.data(), ones.data(),
+                                std::ssize(repeats), p.channels);
+                 }
+               });
 }
 
 }  // namespace
@@ -55,18 +80,26 @@ void pack_rows(const PackRowsParams& p, int num_threads) {
   std::vector<int64_t> ends;  // of every source, in rows of the concatenation
   int64_t rows = 0;
   for (const RowSource& source : p.sources) ends.push_back(rows += source.num_rows);
-  parallel_for(p.total, kBytesPerThread / p.row_bytes + 1, num_threads,
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t r = begin; r < end; ++r) {
-                   // The first source whose end lies beyond the row.
-                   const auto end_of = std::upper_bound(ends.begin(), ends.end(), p.rows[r]);
-                   const RowSource& source = p.sources[static_cast<size_t>(end_of - ends.begin())];
-                   const int64_t row = p.rows[r] - (*end_of - source.num_rows);
-                   std::memcpy(static_cast<char*>(p.out) + r * p.row_bytes,
-                               static_cast<const char*>(source.data) + row * source.row_stride,
-                               static_cast<size_t>(p.row_bytes));
-                 }
-               });
+  const bool streamed = p.total * p.row_bytes >= kStreamedBytes;
+  if (streamed) advise_huge_pages(p.out, p.total * p.out_stride);
+  parallel_for(
+      p.total, kBytesPerThread / p.row_bytes + 1, num_threads, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) {
+          if (p.in_place && p.rows[r] < 0) continue;
+          // The first source whose end lies beyond the row.
+          const auto end_of = std::upper_bound(ends.begin(), ends.end(), p.rows[r]);
+          const RowSource& source = p.sources[static_cast<size_t>(end_of - ends.begin())];
+          const int64_t row = p.rows[r] - (*end_of - source.num_rows);
+          char* to = static_cast<char*>(p.out) + r * p.out_stride;
+          const char* from = static_cast<const char*>(source.data) + row * source.row_stride;
+          if (streamed) {
+            stream_row(to, from, p.row_bytes);
+          } else {
+            std::memcpy(to, from, static_cast<size_t>(p.row_bytes));
+          }
+        }
+        if (streamed) finish_streaming();
+      });
 }
 
 void scatter_rows(const ScatterRowsParams& params, int num_threads) {

@@ -8,7 +8,8 @@ from fastregion.ops.backend import backend
 from fastregion.ops.bit_masks import BitMasks
 from fastregion.ops.mask_patch_embed import mask_patch_embed
 from fastregion.ops.mask_tiles import mask_tiles
-from fastregion.ops.pack_tokens import PackedTokens, pack_rows, pack_tokens
+from fastregion.ops.pack_rows import pack_rows
+from fastregion.ops.pack_tokens import PackedTokens, pack_tokens
 from fastregion.ops.registry import OPERATORS, Operator
 from fastregion.ops.roi_replay import roi_replay
 

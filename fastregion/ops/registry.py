@@ -69,7 +69,7 @@ _OPERATORS = (
             "[total, D], cu_seqlens [B + 1], positions [total], labels: one gather of rows"
         ),
         native=("cpu", "cuda"),
-        native_backward=("cpu",),
+        native_backward=("cpu", "cuda"),
         differentiable=("embedding", "tokens"),
     ),
     Operator(

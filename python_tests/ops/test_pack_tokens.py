@@ -32,6 +32,68 @@ def test_rows(backend, dtype, sizes, width, assert_no_worse_than_eager) -> None:
     assert_no_worse_than_eager(gradient, plain, exact)
 
 
+@pytest.mark.parametrize("width", [16, 517, 2048])
+def test_gradient_of_rows_that_repeat_often(backend, width: int) -> None:
+    """Whole vectors and several chunks of them, single elements; rows nobody asked for are 0."""
+    source = torch.randn(9, width, device=backend.device, requires_grad=True)
+    rows = torch.tensor([8, 0, 8, 8, 3, 8, 0], device=backend.device)
+    grad = torch.randn(7, width, device=backend.device)
+    pack_rows([source], rows, backend=backend.name).backward(grad)
+    exact = torch.zeros(9, width, dtype=torch.float64).index_add_(
+        0, rows.cpu(), grad.cpu().double()
+    )
+    torch.testing.assert_close(source.grad.cpu().double(), exact, rtol=1e-5, atol=1e-5)
+    again = torch.autograd.grad(pack_rows([source], rows, backend=backend.name), source, grad)[0]
+    assert torch.equal(again, source.grad)
+
+
+def test_large_outputs_and_threads() -> None:
+    """Beyond the size that is written past the cache, unaligned rows too; the same bits."""
+    for width in (1024, 1021):
+        source = torch.randn(4500, width)
+        rows = torch.randint(4500, (4500,))
+        grad = torch.randn(4500, width)
+        expected = source[rows]
+        gradients = []
+        threads = torch.get_num_threads()
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            leaf = source.clone().requires_grad_()
+            result = pack_rows([leaf], rows)
+            result.backward(grad)
+            torch.set_num_threads(threads)
+            assert torch.equal(result, expected)
+            gradients.append(leaf.grad)
+        assert torch.equal(*gradients)
+
+
+def test_in_place(backend, dtype) -> None:
+    """Rows numbered -1 keep what they hold; the buffer may have wider rows than are written."""
+    first, second = make_sources((5, 3), 67, backend, dtype)
+    rows = torch.tensor([7, -1, 0, -1, 4], device=backend.device)
+    buffer = torch.randn(5, 80).to(backend.device, dtype)
+    for out in (buffer[:, :67].contiguous(), buffer[:, 8:75]):
+        before = buffer.clone()
+        expected = out.clone()
+        expected[rows >= 0] = torch.cat((first, second))[rows[rows >= 0]]
+        assert pack_rows([first, second], rows, out=out, backend=backend.name) is out
+        assert torch.equal(out, expected)
+    assert torch.equal(buffer[:, :8], before[:, :8])
+    assert torch.equal(buffer[:, 75:], before[:, 75:])
+
+
+def test_in_place_sizes(backend) -> None:
+    source = torch.randn(4, 16, device=backend.device)
+    for total in (0, 1, 5):
+        rows = torch.full((total,), -1, device=backend.device)
+        out = torch.randn(total, 16, device=backend.device)
+        before = out.clone()
+        assert torch.equal(pack_rows([source], rows, out=out, backend=backend.name), before)
+    empty = torch.empty(3, 0, device=backend.device)
+    rows = torch.tensor([0, -1, 2], device=backend.device)
+    assert pack_rows([empty], rows, out=empty.clone(), backend=backend.name).shape == (3, 0)
+
+
 def test_only_wanted_gradients(backend) -> None:
     first, second = make_sources((3, 4), 5, backend)
     second.requires_grad_()
@@ -90,6 +152,45 @@ def test_prompts_with_placeholders(backend) -> None:
         assert value.device == embedding.device
 
 
+def test_tokens_that_are_in_place_already(backend) -> None:
+    embedding = torch.randn(20, 6, device=backend.device)
+    image = torch.randn(3, 6, device=backend.device)
+    region = torch.randn(2, 6, device=backend.device)
+    input_ids = [[1, 90, 90, 4, 7, 7, 2], [3, 90, 5]]
+    whole = pack_tokens(input_ids, embedding, {90: image, 7: region}, backend=backend.name)
+    out = torch.full((10, 6), 0.5, device=backend.device)
+    out[[1, 2, 8]] = image
+    packed = pack_tokens(input_ids, embedding, {90: None, 7: region}, out=out, backend=backend.name)
+    assert packed.embeddings is out
+    assert torch.equal(out, whole.embeddings)
+    assert packed.cu_seqlens.tolist() == whole.cu_seqlens.tolist()
+    assert packed.positions.tolist() == whole.positions.tolist()
+    everything = torch.full((10, 6), 0.5, device=backend.device)
+    tokens = {90: image, 7: region}
+    pack_tokens(input_ids, embedding, tokens, out=everything, backend=backend.name)
+    assert torch.equal(everything, whole.embeddings)
+
+
+def test_placeholders_in_any_order(backend) -> None:
+    """Inside and outside the vocabulary, interleaved, over several prompts, by a loop."""
+    embedding = torch.randn(30, 4, device=backend.device)
+    placeholders = [-5, 3, 4, 29, 1000]
+    ids = [[int(x) for x in torch.randint(30, (length,))] for length in (40, 0, 23)]
+    for prompt in ids[::2]:
+        for place in range(0, len(prompt), 2):
+            prompt[place] = placeholders[int(torch.randint(5, ()))]
+    flat = [token for prompt in ids for token in prompt]
+    tokens = {
+        placeholder: torch.randn(flat.count(placeholder), 4, device=backend.device)
+        for placeholder in reversed(placeholders)
+    }
+    queues = {placeholder: iter(rows) for placeholder, rows in tokens.items()}
+    expected = [next(queues[t]) if t in queues else embedding[t] for t in flat]
+    packed = pack_tokens(ids, embedding, tokens, backend=backend.name)
+    assert torch.equal(packed.embeddings, torch.stack(expected))
+    assert packed.cu_seqlens.tolist() == [0, 40, 40, 63]
+
+
 def test_text_only_and_nothing() -> None:
     embedding = torch.randn(4, 3)
     packed = pack_tokens([[3, 0], []], embedding)
@@ -123,6 +224,12 @@ def test_opcheck_and_compile(backend) -> None:
     rows = torch.tensor([7, 0, 0, 4], device=backend.device)
     operator = torch.ops.fastregion.pack_tokens.default
     torch.library.opcheck(operator, (sources, rows, backend.name))
+    operator = torch.ops.fastregion.pack_tokens_.default
+    plain = [source.detach() for source in sources]
+    out = torch.randn(4, 4, device=backend.device)
+    torch.library.opcheck(
+        operator, (out, plain, torch.tensor([7, -1, 0, 4], device=backend.device), backend.name)
+    )
     operator = torch.ops.fastregion.pack_tokens_backward.default
     grad = torch.randn(4, 4, device=backend.device)
     torch.library.opcheck(operator, (grad, rows, [5, 3], [1, 0], backend.name))
@@ -135,6 +242,12 @@ def test_opcheck_and_compile(backend) -> None:
     grads = torch.autograd.grad(compiled(*sources).sum(), sources)
     expected = torch.autograd.grad(run(*sources).sum(), sources)
     torch.testing.assert_close(grads, expected)
+
+    def run_in_place(first: Tensor, second: Tensor, out: Tensor) -> Tensor:
+        return pack_rows([first * 2, second], rows, out=out * 1, backend=backend.name) + 1
+
+    compiled = torch.compile(run_in_place, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*plain, out), run_in_place(*plain, out))
 
 
 TABLE = torch.zeros(10, 4)
@@ -157,11 +270,36 @@ TABLE = torch.zeros(10, 4)
         (([[9]], TABLE, {9: TABLE[:1, :3]}), ValueError, r"tokens\[9\] must be \[..., 4\], got"),
         (([[9]], TABLE, {9: TABLE[:1].half()}), TypeError, "same dtype, got float32 and float16"),
         (([[9]], TABLE, {9: TABLE[:1].to("meta")}), ValueError, "same device"),
+        (([[9]], TABLE, {9: None}), ValueError, r"tokens\[9\] is None, .* out was not given"),
     ],
 )
 def test_errors(arguments: tuple, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^pack_tokens: .*{message}"):
         pack_tokens(*arguments)
+
+
+def test_errors_in_place(backend) -> None:
+    source, rows = TABLE.to(backend.device), torch.tensor([1, -1, 2], device=backend.device)
+
+    def run(out: Tensor, source: Tensor = source) -> Tensor:
+        return pack_rows([source], rows, out=out, backend=backend.name)
+
+    out = source[:3].clone()
+    with pytest.raises(ValueError, match=r"out must be \[total, D\] = \(3, 4\), got .*\(2, 4\)"):
+        run(out[:2])
+    with pytest.raises(ValueError, match=r"contiguous elements, got strides \(1, 3\)"):
+        run(out.t().contiguous().t())
+    with pytest.raises(ValueError, match=r"rows of its own .* got strides \(0, 1\)"):
+        run(out[:1].expand(3, 4))
+    with pytest.raises(TypeError, match=r"sources.*and out must have the same dtype"):
+        run(out.double())
+    with pytest.raises(ValueError, match="out is for inference, but gradients are wanted"):
+        run(out, source.clone().requires_grad_())
+    with torch.no_grad():
+        run(out, source.clone().requires_grad_())
+    if backend.device.type == "cpu":
+        with pytest.raises(ValueError, match=r"rows must be -1 to 1 .* got 2"):
+            run(out, source[:2])
 
 
 def test_label_and_row_errors(backend) -> None:
