@@ -4,15 +4,21 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
+#include <algorithm>
+#include <cstdlib>
+#include <new>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/error.h"
+#include "core/huge_pages.h"
+#include "core/parallel.h"
 #include "regions/bit_rows.h"
+#include "regions/boundary.h"
 #include "regions/polygon.h"
+#include "regions/resize.h"
 #include "regions/rle.h"
 #ifdef FASTREGION_WITH_CUDA
 #include "regions/unpack.h"
@@ -36,10 +42,19 @@ void check_bits(const Bits& bits, int64_t width) {
         "bits: must be [height, ", row_words(width), "] for width ", width);
 }
 
-Bits zeros(int64_t height, int64_t width) {
-  Bits bits({height, row_words(width)});
-  std::memset(bits.mutable_data(), 0, static_cast<size_t>(bits.nbytes()));
-  return bits;
+// Zeros from calloc: what comes fresh from the system is not written, and not mapped before use.
+template <class T>
+py::array_t<T> zeros(const std::vector<py::ssize_t>& shape) {
+  size_t count = 1;
+  for (const py::ssize_t extent : shape) count *= static_cast<size_t>(extent);
+  void* data = std::calloc(std::max(count, size_t{1}), sizeof(T));
+  if (data == nullptr) throw std::bad_alloc();
+  advise_huge_pages(data, static_cast<int64_t>(count * sizeof(T)));
+  return py::array_t<T>(shape, static_cast<T*>(data), py::capsule(data, &std::free));
+}
+
+Bits zero_bits(int64_t height, int64_t width) {
+  return zeros<uint64_t>({height, row_words(width)});
 }
 
 template <class T>
@@ -62,11 +77,11 @@ Bits pack(const py::array_t<uint8_t, kExact>& mask) {
 py::array_t<bool> unpack(const Bits& bits, int64_t width) {
   check_bits(bits, width);
   const int64_t height = bits.shape(0);
-  py::array_t<bool> mask({height, width});
+  auto mask = zeros<bool>({height, width});
   const uint64_t* from = bits.data();
   auto* to = reinterpret_cast<uint8_t*>(mask.mutable_data());
   py::gil_scoped_release release;
-  unpack_rows(from, height, width, to);
+  unpack_onto_zeros(from, height, width, to);
   return mask;
 }
 
@@ -100,16 +115,35 @@ py::bytes bits_to_string(const Bits& bits, int64_t width) {
 
 Bits counts_to_bits(const Counts& counts, int64_t height, int64_t width) {
   check_size(height, width);
-  Bits bits = zeros(height, width);
+  Bits bits = zero_bits(height, width);
   bits_from_counts(to_span(counts), height, width, bits.mutable_data());
   return bits;
 }
 
 Bits string_to_bits(const py::bytes& text, int64_t height, int64_t width) {
   check_size(height, width);
-  Bits bits = zeros(height, width);
+  Bits bits = zero_bits(height, width);
   bits_from_string(std::string_view(text), height, width, bits.mutable_data());
   return bits;
+}
+
+py::array_t<bool> strings_to_masks(const std::vector<py::bytes>& texts, int64_t height,
+                                   int64_t width, int num_threads) {
+  check_size(height, width);
+  const auto count = static_cast<int64_t>(texts.size());
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  auto masks = zeros<bool>({count, height, width});
+  auto* to = reinterpret_cast<uint8_t*>(masks.mutable_data());
+  py::gil_scoped_release release;
+  parallel_for(count, 1, num_threads, [&](int64_t begin, int64_t end) {
+    std::vector<uint64_t> bits(static_cast<size_t>(height * row_words(width)));
+    for (int64_t i = begin; i < end; ++i) {
+      std::fill(bits.begin(), bits.end(), uint64_t{0});
+      bits_from_string(views[static_cast<size_t>(i)], height, width, bits.data());
+      unpack_onto_zeros(bits.data(), height, width, to + i * height * width);
+    }
+  });
+  return masks;
 }
 
 py::bytes counts_to_string(const Counts& counts) { return string_from_counts(to_span(counts)); }
@@ -135,9 +169,36 @@ py::tuple string_extent(const py::bytes& text, int64_t height, int64_t width) {
 Bits polygon_to_bits(const py::array_t<double, kExact>& points, int64_t height, int64_t width) {
   check_size(height, width);
   check(points.ndim() == 2 && points.shape(1) == 2, "polygon: points must be [num_points, 2]");
-  Bits bits = zeros(height, width);
+  Bits bits = zero_bits(height, width);
   bits_from_polygon(points.data(), points.shape(0), height, width, bits.mutable_data());
   return bits;
+}
+
+Bits resize(const Bits& bits, int64_t width, int64_t new_height, int64_t new_width,
+            int num_threads) {
+  check_bits(bits, width);
+  check(width > 0 && bits.shape(0) > 0 && new_height > 0 && new_width > 0,
+        "resize: sizes must be positive, got (", bits.shape(0), ", ", width, ") to (", new_height,
+        ", ", new_width, ")");
+  Bits resized({new_height, row_words(new_width)});
+  const int64_t height = bits.shape(0);
+  const uint64_t* from = bits.data();
+  uint64_t* to = resized.mutable_data();
+  py::gil_scoped_release release;
+  resize_mask(from, height, width, to, new_height, new_width, num_threads);
+  return resized;
+}
+
+Bits boundary(const Bits& bits, int64_t width, int64_t radius, int num_threads) {
+  check_bits(bits, width);
+  check(radius >= 0, "boundary: radius must not be negative, got ", radius);
+  const int64_t height = bits.shape(0);
+  Bits result = zero_bits(height, width);
+  const uint64_t* from = bits.data();
+  uint64_t* to = result.mutable_data();
+  py::gil_scoped_release release;
+  mask_boundary(from, height, width, radius, to, num_threads);
+  return result;
 }
 
 // The masks of a list and their boxes [N, 4], checked to lie inside.
@@ -206,6 +267,8 @@ void bind_regions(py::module_& module) {
   module.def("bits_to_string", &bits_to_string, "bits"_a, "width"_a, "bits -> compressed bytes");
   module.def("string_to_bits", &string_to_bits, "text"_a, "height"_a, "width"_a,
              "compressed bytes -> bits");
+  module.def("strings_to_masks", &strings_to_masks, "texts"_a, "height"_a, "width"_a,
+             "num_threads"_a, "list of compressed bytes -> bool [N, H, W]");
   module.def("counts_extent", &counts_extent, "counts"_a, "height"_a, "width"_a,
              "run lengths -> (area, (x, y, width, height))");
   module.def("string_extent", &string_extent, "text"_a, "height"_a, "width"_a,
@@ -214,6 +277,10 @@ void bind_regions(py::module_& module) {
   module.def("string_to_counts", &string_to_counts, "text"_a, "compressed bytes -> run lengths");
   module.def("polygon_to_bits", &polygon_to_bits, "points"_a, "height"_a, "width"_a,
              "float64 [K, 2] (x, y) -> bits");
+  module.def("resize", &resize, "bits"_a, "width"_a, "new_height"_a, "new_width"_a, "num_threads"_a,
+             "bits -> bits of another size, nearest");
+  module.def("boundary", &boundary, "bits"_a, "width"_a, "radius"_a, "num_threads"_a,
+             "bits -> bits without those that an erosion by radius pixels keeps");
   module.def("intersections", &intersections, "first"_a, "first_boxes"_a, "second"_a,
              "second_boxes"_a, "symmetric"_a, "num_threads"_a,
              "lists of bits with boxes int64 [N, 4] -> pixels in common, int64 [N, M]");

@@ -38,6 +38,10 @@ void unpack_rows(const uint64_t* words, int64_t height, int64_t width, uint8_t* 
   FASTREGION_SELECT_ISA(unpack_rows)(words, height, width, mask);
 }
 
+void unpack_onto_zeros(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask) {
+  FASTREGION_SELECT_ISA(unpack_onto_zeros)(words, height, width, mask);
+}
+
 MaskExtent mask_extent(const uint64_t* words, int64_t height, int64_t width) {
   const auto count_row = FASTREGION_SELECT_ISA(count_row);
   const int64_t num_words = row_words(width);

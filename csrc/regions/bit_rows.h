@@ -21,6 +21,10 @@ void pack_rows(const uint8_t* mask, int64_t height, int64_t width, uint64_t* wor
 // mask[y][x] = 0 or 1.                words [height, row_words]    mask [height, width] uint8
 void unpack_rows(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);
 
+// The same where `mask` is zeros: memory without pixels is neither written nor, if it is fresh from
+// the system, ever mapped.
+void unpack_onto_zeros(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);
+
 struct PixelBox {
   int64_t x0 = 0, y0 = 0, x1 = 0, y1 = 0;
 };

@@ -24,34 +24,40 @@ constexpr int64_t kMaxCount = int64_t{1} << (kDigitBits * kMaxDigits);
 // Calls sink(count) for each count of a compressed string.
 template <class Sink>
 void parse_counts(std::string_view text, Sink&& sink) {
-  int64_t two_before = 0;  // 0 until the fourth count
-  int64_t one_before = 0;
-  int64_t value = 0;
-  int digits = 0;
-  int64_t index = 0;
-  for (size_t at = 0; at < text.size(); ++at) {
+  const auto code_at = [&](size_t at) {
     const int code = static_cast<unsigned char>(text[at]) - kFirstCharacter;
     check(code >= 0 && code < 2 * kMoreBit,
           "rle: counts must be made of the characters 0 to o, got code ", code + kFirstCharacter,
           " at position ", at);
-    check(digits < kMaxDigits, "rle: counts must fit a mask, got a number of more than ",
-          kMaxDigits, " digits at position ", at);
-    value |= int64_t{code & 0x1f} << (kDigitBits * digits);
-    ++digits;
-    if ((code & kMoreBit) != 0) continue;
-    if ((code & kSignBit) != 0) value -= int64_t{1} << (kDigitBits * digits);
+    return code;
+  };
+  int64_t two_before = 0;  // 0 until the fourth count
+  int64_t one_before = 0;
+  int64_t index = 0;
+  for (size_t at = 0; at < text.size();) {
+    int code = code_at(at++);
+    int64_t value = code & 0x1f;
+    int bits = kDigitBits;
+    for (; (code & kMoreBit) != 0; bits += kDigitBits) {
+      check(at < text.size(),
+            "rle: counts must end with a whole number, got a string cut short after ", text.size(),
+            " characters");
+      code = code_at(at);
+      check(bits < kDigitBits * kMaxDigits,
+            "rle: counts must fit a mask, got a number of more than ", kMaxDigits,
+            " digits at position ", at);
+      value |= int64_t{code & 0x1f} << bits;
+      ++at;
+    }
+    if ((code & kSignBit) != 0) value -= int64_t{1} << bits;
     value += two_before;
     check(value >= 0 && value < kMaxCount, "rle: counts must be at least 0 and fit a mask, got ",
-          value, " before position ", at + 1);
+          value, " before position ", at);
     sink(value);
     two_before = index < 2 ? 0 : one_before;
     one_before = value;
     ++index;
-    value = 0;
-    digits = 0;
   }
-  check(digits == 0, "rle: counts must end with a whole number, got a string cut short after ",
-        text.size(), " characters");
 }
 
 // Appends counts to a compressed string.
@@ -129,9 +135,10 @@ void scan_counts(const uint64_t* words, int64_t height, int64_t width, Sink&& si
 
   // changed [num_blocks, num_words]: the columns of a block that have a difference.
   std::vector<uint64_t> changed(static_cast<size_t>(num_blocks * num_words));
-  for (int64_t y = 0; y < height; ++y) {
-    gather_changes(words + y * num_words, above(y), num_words,
-                   changed.data() + y / kWordBits * num_words);
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    const int64_t y = b * kWordBits;
+    gather_changes(words + y * num_words, above(y), std::min(kWordBits, height - y), num_words,
+                   changed.data() + b * num_words);
   }
 
   struct Block {
@@ -226,7 +233,8 @@ struct Cursor {
 
 // Paints runs of 0 and 1, in turn, into zeroed rows. Only the ends of the runs are toggled at
 // first; finish() makes pixel (y, x) the parity of the toggles at and above it in its column. That
-// costs one toggle per end and one pass of XORs over the rows, whatever the lengths of the runs.
+// costs one toggle per end and one pass of XORs over the rows and words between the outermost
+// toggles, whatever the lengths of the runs.
 class RunPainter {
  public:
   RunPainter(int64_t height, int64_t width, uint64_t* words)
@@ -234,18 +242,17 @@ class RunPainter {
         width_(width),
         num_words_(row_words(width)),
         budget_(height, width),
-        words_(words) {}
+        words_(words),
+        first_row_(height),
+        first_column_(width) {}
 
   void add(int64_t count) {
     budget_.take(count);
     if (count != 0) {
-      if (inside_) toggle_here();
-      const int64_t first_column = here_.x;
-      here_.advance(count, height_);
       if (inside_) {
-        toggle_here();
-        // The run enters the columns after its first one from above.
-        toggle_range(words_, first_column + 1, std::min(here_.x + 1, width_));
+        paint(count);
+      } else {
+        here_.advance(count, height_);
       }
     }
     inside_ = !inside_;
@@ -253,13 +260,34 @@ class RunPainter {
 
   void finish() {
     budget_.finish();
+    if (first_column_ == width_) return;
     const auto xor_row = FASTREGION_SELECT_ISA(xor_row);
-    for (int64_t y = 1; y < height_; ++y) {
-      xor_row(words_ + y * num_words_, words_ + (y - 1) * num_words_, num_words_);
+    const int64_t first_word = first_column_ / kWordBits;
+    const int64_t num_words = last_column_ / kWordBits + 1 - first_word;
+    for (int64_t y = first_row_ + 1; y <= last_row_; ++y) {
+      uint64_t* row = words_ + y * num_words_ + first_word;
+      xor_row(row, row - num_words_, num_words);
     }
   }
 
  private:
+  void paint(int64_t count) {
+    first_column_ = std::min(first_column_, here_.x);
+    first_row_ = std::min(first_row_, here_.y);
+    toggle_here();
+    const int64_t column = here_.x;
+    here_.advance(count, height_);
+    last_column_ = std::min(here_.x, width_ - 1);
+    toggle_here();
+    if (here_.x == column) {
+      last_row_ = std::max(last_row_, here_.y);
+    } else {  // the run goes on to the bottom, and enters the next columns from above
+      toggle_range(words_, column + 1, std::min(here_.x + 1, width_));
+      first_row_ = 0;
+      last_row_ = height_ - 1;
+    }
+  }
+
   void toggle_here() {
     if (here_.x >= width_) return;  // the end of the last column
     words_[here_.y * num_words_ + here_.x / kWordBits] ^= uint64_t{1} << (here_.x % kWordBits);
@@ -270,6 +298,8 @@ class RunPainter {
   const int64_t num_words_;
   PixelBudget budget_;
   uint64_t* const words_;
+  int64_t first_row_, last_row_ = 0;  // of the toggles, and of the pixels below them
+  int64_t first_column_, last_column_ = 0;
   Cursor here_;
   bool inside_ = false;
 };

@@ -163,7 +163,7 @@ def _row_index(
         vocabulary: Rows of the embedding matrix.
         available: Number of tokens of each placeholder, ascending; None: in place.
     """
-    rows = ids.copy()
+    rows: NDArray[np.int64] = ids.copy()
     outside = (ids < 0) | (ids >= vocabulary)
     if available:
         keys = np.array(list(available))

@@ -51,6 +51,11 @@ class RegionsBackend(Protocol):
     def string_to_bits(self, text: bytes, height: int, width: int) -> Bits:
         """Paint compressed run lengths."""
 
+    def strings_to_masks(
+        self, texts: list[bytes], height: int, width: int, num_threads: int
+    ) -> NDArray[np.bool_]:
+        """Paint compressed run lengths of N masks of one size: ``[N, H, W]``."""
+
     def counts_to_string(self, counts: Counts) -> bytes:
         """Compress run lengths."""
 
@@ -65,6 +70,17 @@ class RegionsBackend(Protocol):
 
     def polygon_to_bits(self, points: NDArray[np.float64], height: int, width: int) -> Bits:
         """Fill a closed polygon ``[K, 2]`` of (x, y) as COCO does."""
+
+    def resize(
+        self, bits: Bits, width: int, new_height: int, new_width: int, num_threads: int
+    ) -> Bits:
+        """Resize to the nearest pixel: (i, j) is (i * H // new_height, j * W // new_width)."""
+
+    def boundary(self, bits: Bits, width: int, radius: int, num_threads: int) -> Bits:
+        """Return the pixels with one at most ``radius`` rows and columns away that is not set.
+
+        Outside of the image nothing is set.
+        """
 
     def intersections(
         self,

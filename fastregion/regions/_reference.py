@@ -134,6 +134,17 @@ def string_to_bits(text: bytes, height: int, width: int) -> Bits:
     return counts_to_bits(string_to_counts(text), height, width)
 
 
+def strings_to_masks(
+    texts: list[bytes], height: int, width: int, num_threads: int
+) -> NDArray[np.bool_]:
+    """Paint compressed strings into masks ``[N, H, W]``."""
+    del num_threads  # it only makes it faster
+    masks = np.zeros((len(texts), height, width), bool)
+    for mask, text in zip(masks, texts, strict=True):
+        mask[:] = unpack(string_to_bits(text, height, width), width)
+    return masks
+
+
 def counts_extent(counts: Counts, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:
     """Return the area and the (x, y, width, height) box of run lengths."""
     _check_sum(counts, height, width)
@@ -184,6 +195,25 @@ def polygon_to_bits(points: NDArray[np.float64], height: int, width: int) -> Bit
         np.add.at(toggles, (column * height + row)[crosses].astype(np.int64), 1)
     pixels = np.cumsum(toggles[:-1]) % 2 == 1
     return pack(pixels.reshape((height, width), order="F").view(np.uint8))
+
+
+def resize(bits: Bits, width: int, new_height: int, new_width: int, num_threads: int) -> Bits:
+    """Resize a mask to the nearest pixel."""
+    del num_threads
+    rows = np.arange(new_height) * len(bits) // new_height
+    columns = np.arange(new_width) * width // new_width
+    return pack(unpack(bits, width)[rows][:, columns].view(np.uint8))
+
+
+def boundary(bits: Bits, width: int, radius: int, num_threads: int) -> Bits:
+    """Return the pixels whose square of ``2 * radius + 1`` pixels is not all inside the mask."""
+    del num_threads
+    radius = min(radius, max(len(bits), width))  # nothing is left of any mask beyond that
+    padded = np.pad(unpack(bits, width), radius)
+    steps = range(2 * radius + 1)
+    in_row = np.logical_and.reduce([padded[:, step : step + width] for step in steps])
+    eroded = np.logical_and.reduce([in_row[step : step + len(bits)] for step in steps])
+    return bits & ~pack(eroded.view(np.uint8))
 
 
 def intersections(

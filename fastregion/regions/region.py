@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastregion.regions._backend import Bits, IntBox, backend
+from fastregion.regions._backend import Bits, IntBox, backend, num_threads
 from fastregion.regions.masks import mask_values, to_numpy
 from fastregion.regions.outlines import (
     BoxOutline,
@@ -23,6 +24,9 @@ from fastregion.regions.outlines import (
 from fastregion.regions.preview import preview_html
 from fastregion.regions.rle import CompressedRle, bits_from_rle, rle_from_bits
 from fastregion.regions.sizes import Size, check_size
+
+BOUNDARY_FRACTION = 0.02
+"""Default width of a boundary, of the image's diagonal (boundary IoU)."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -311,6 +315,45 @@ class Region:
                 f"mask: expected shape {(height, width)} to match the image, got {self.size}"
             )
         return self
+
+    # ---- making another of it ----------------------------------------------------------------
+
+    def resize(self, size: Size) -> Region:
+        """Return this region in the image resized to ``size`` (height, width).
+
+        Each pixel takes the value of the pixel at floor(i * H / height), floor(j * W / width): the
+        nearest one that does not lie ahead. Shrinking may lose thin regions.
+
+        Raises:
+            TypeError: the size is not two integers.
+            ValueError: the region is unbound, or the size is not positive.
+        """
+        bits, width = self.pixels()
+        height, new_width = check_size("size", size)
+        resized = backend().resize(bits, width, height, new_width, num_threads())
+        return replace(self, bits=resized, width=new_width)
+
+    def boundary(self, width: int | None = None) -> Region:
+        """Return the pixels of this region at most ``width`` pixels from its edge.
+
+        As boundary IoU has it: the region minus its erosion by ``width`` pixels in every direction,
+        diagonals included. Where the region touches the edge of the image is edge too.
+
+        Args:
+            width: in pixels; by default 2 % of the image's diagonal, and at least 1.
+
+        Raises:
+            TypeError: a width that is no integer.
+            ValueError: the region is unbound, or the width is less than 1.
+        """
+        bits, columns = self.pixels()
+        if width is None:
+            width = max(1, round(BOUNDARY_FRACTION * math.hypot(len(bits), columns)))
+        if isinstance(width, bool) or not isinstance(width, int | np.integer):
+            raise TypeError(f"width: must be an integer, got {width!r}")
+        if width < 1:
+            raise ValueError(f"width: must be at least 1, got {width}")
+        return replace(self, bits=backend().boundary(bits, columns, int(width), num_threads()))
 
     # ---- what it is --------------------------------------------------------------------------
 

@@ -32,6 +32,14 @@ for height, width in sizes:
         text = native.bits_to_string(bits, width)
         assert text == reference.bits_to_string(bits, width)
         assert (native.string_to_bits(text, height, width) == bits).all()
+        masks = native.strings_to_masks([text, text], height, width, 1)
+        assert (masks == (mask != 0)).all()
+        for target in sizes:
+            resized = native.resize(bits, width, *target, 1)
+            assert (resized == reference.resize(bits, width, *target, 1)).all()
+        for radius in (0, 1, 5, 70):
+            edge = native.boundary(bits, width, radius, 1)
+            assert (edge == reference.boundary(bits, width, radius, 1)).all()
         other = native.pack(rng.integers(0, 2, (height, width), np.uint8))
         lists = [bits, other], np.array([[0, 0, width, height]] * 2)
         counts = native.intersections(*lists, *lists, True, 1)
@@ -63,6 +71,10 @@ def test_wrong_shapes_are_refused_before_memory_is_read() -> None:
         _C.regions.string_to_bits(b"0", -1, 5)
     with pytest.raises(ValueError, match="polygon: points must be"):
         _C.regions.polygon_to_bits(np.zeros((3, 3)), 4, 4)
+    with pytest.raises(ValueError, match="resize: sizes must be positive"):
+        _C.regions.resize(bits, 64, 0, 5, 1)
+    with pytest.raises(ValueError, match="boundary: radius must not be negative"):
+        _C.regions.boundary(bits, 64, -1, 1)
     boxes = np.zeros((1, 4), np.int64)
     with pytest.raises(ValueError, match="masks: must all be"):
         _C.regions.intersections([bits], boxes, [bits[:2]], boxes, False, 1)

@@ -70,6 +70,23 @@ def test_equals_pycocotools_on_random_masks(implementation: str) -> None:
 
 
 @pytest.mark.usefixtures("implementation")
+def test_a_list_is_decoded_to_one_array() -> None:
+    rng = np.random.default_rng(1)
+    masks = rng.random((5, 70, 130)) < np.array([0, 0.01, 0.5, 0.99, 1])[:, None, None]
+    rles = [rle_encode(mask) for mask in masks]
+    np.testing.assert_array_equal(rle_decode(rles), masks)
+    theirs = coco.decode([{**rle, "counts": rle["counts"].encode()} for rle in rles])
+    np.testing.assert_array_equal(rle_decode(rles), theirs.transpose(2, 0, 1))
+    np.testing.assert_array_equal(rle_decode([rle_uncompress(rles[2])]), masks[2:3])
+    with pytest.raises(ValueError, match=r"rle_decode: .* the same size, got \[\]"):
+        rle_decode([])
+    with pytest.raises(ValueError, match=r"the same size, got \[\(1, 7\), \(70, 130\)\]"):
+        rle_decode([rles[0], {"size": (1, 7), "counts": "52"}])
+    with pytest.raises(ValueError, match="must sum to 70"):
+        rle_decode([rles[0], {"size": (70, 130), "counts": "52"}])
+
+
+@pytest.mark.usefixtures("implementation")
 def test_large_counts_take_several_characters() -> None:
     mask = np.zeros((3000, 2000), bool)
     mask[1234, 777] = mask[5, 1999] = True
@@ -106,7 +123,7 @@ def test_accepts_text_bytes_and_lists(counts: object) -> None:
 @pytest.mark.parametrize(
     ("rle", "error", "message"),
     [
-        ([1, 2], TypeError, "rle: must be a dict with size and counts, got list"),
+        (7, TypeError, "rle: must be a dict with size and counts, got int"),
         ({"size": [1, 7]}, ValueError, "rle: must have the keys size and counts, got ['size']"),
         ({"size": [1, 7, 1], "counts": "52"}, TypeError, "rle: size: must be two integers"),
         ({"size": [1.5, 7], "counts": "52"}, TypeError, "rle: size: must be two integers"),
