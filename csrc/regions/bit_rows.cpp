@@ -43,28 +43,25 @@ void unpack_onto_zeros(const uint64_t* words, int64_t height, int64_t width, uin
 }
 
 MaskExtent mask_extent(const uint64_t* words, int64_t height, int64_t width) {
-  const auto count_row = FASTREGION_SELECT_ISA(count_row);
+  const auto any_bit = FASTREGION_SELECT_ISA(any_bit);
   const int64_t num_words = row_words(width);
-  std::vector<uint64_t> columns(static_cast<size_t>(num_words));  // bit x: column x has a pixel
-  MaskExtent extent;
-  int64_t first = height;
-  int64_t last = -1;
-  for (int64_t y = 0; y < height; ++y) {
-    const int64_t count = count_row(words + y * num_words, num_words, columns.data());
-    if (count == 0) continue;
-    extent.area += count;
-    first = std::min(first, y);
-    last = y;
-  }
-  if (extent.area == 0) return extent;
+  int64_t first = 0;
+  while (first < height && !any_bit(words + first * num_words, num_words)) ++first;
+  if (first == height) return {};
+  int64_t end = height;
+  while (!any_bit(words + (end - 1) * num_words, num_words)) --end;
 
+  MaskExtent extent;
+  std::vector<uint64_t> columns(static_cast<size_t>(num_words));  // bit x: column x has a pixel
+  extent.area = FASTREGION_SELECT_ISA(count_rows)(words + first * num_words, end - first, num_words,
+                                                  columns.data());
   const auto is_set = [](uint64_t word) { return word != 0; };
   const auto left = std::find_if(columns.begin(), columns.end(), is_set);
   const auto right = std::find_if(columns.rbegin(), columns.rend(), is_set);
   extent.box.x0 = (left - columns.begin()) * kWordBits + std::countr_zero(*left);
   extent.box.x1 = (columns.rend() - right) * kWordBits - std::countl_zero(*right);
   extent.box.y0 = first;
-  extent.box.y1 = last + 1;
+  extent.box.y1 = end;
   return extent;
 }
 

@@ -10,7 +10,9 @@
   void pack_rows(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words);            \
   void unpack_rows(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);          \
   void unpack_onto_zeros(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);    \
-  int64_t count_row(const uint64_t* row, int64_t num_words, uint64_t* columns);                   \
+  bool any_bit(const uint64_t* words, int64_t num_words);                                         \
+  int64_t count_rows(const uint64_t* rows, int64_t num_rows, int64_t num_words,                   \
+                     uint64_t* columns);                                                          \
   int64_t count_common(const uint64_t* a, const uint64_t* b, int64_t num_rows, int64_t num_words, \
                        int64_t stride);                                                           \
   void xor_row(uint64_t* row, const uint64_t* above, int64_t num_words);                          \

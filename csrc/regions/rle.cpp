@@ -157,9 +157,11 @@ void scan_counts(const uint64_t* words, int64_t height, int64_t width, Sink&& si
       Block& block = strip[used++];
       block.first_row = b * kWordBits;
       const int64_t num_rows = std::min(kWordBits, height - block.first_row);
+      uint64_t previous = above(block.first_row)[w];
       for (int64_t i = 0; i < num_rows; ++i) {
-        const int64_t y = block.first_row + i;
-        block.ends[i] = words[y * num_words + w] ^ above(y)[w];
+        const uint64_t row = words[(block.first_row + i) * num_words + w];
+        block.ends[i] = row ^ previous;
+        previous = row;
       }
       std::fill(block.ends + num_rows, block.ends + kWordBits, 0);
       transpose_block(block.ends);

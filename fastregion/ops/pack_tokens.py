@@ -163,23 +163,31 @@ def _row_index(
         vocabulary: Rows of the embedding matrix.
         available: Number of tokens of each placeholder, ascending; None: in place.
     """
-    rows: NDArray[np.int64] = ids.copy()
-    outside = (ids < 0) | (ids >= vocabulary)
+    # Prompts are long runs of placeholders and little text: all is decided by the run.
+    changes = np.flatnonzero(ids[1:] != ids[:-1]) + 1
+    first = np.concatenate(([0], changes))[: ids.size]  # none where there are no ids
+    length = np.diff(first, append=ids.size)
+    token = ids[first]
+    base = token.copy()  # row of the first place of a run
+    step = np.zeros_like(token)  # from a place to the next: 1 in runs of given tokens
+    outside = (token < 0) | (token >= vocabulary)
     if available:
         keys = np.array(list(available))
-        which = np.searchsorted(keys[1:], ids, side="right")  # the last key that is not above
-        places = np.flatnonzero(keys[which] == ids)
-        outside[places] = False
+        which = np.searchsorted(keys[1:], token, side="right")  # the last key that is not above
+        runs = np.flatnonzero(keys[which] == token)
+        outside[runs] = False
         # By placeholder, and for each of them in order of appearance.
-        places = places[np.argsort(which[places], kind="stable")]
-        counts = np.bincount(which[places], minlength=len(keys)).tolist()
-        start, first = vocabulary, 0
-        for (placeholder, expected), count in zip(available.items(), counts, strict=True):
-            here = places[first : first + count]
-            first += count
+        runs = runs[np.argsort(which[runs], kind="stable")]
+        ends = np.cumsum(np.bincount(which[runs], minlength=len(keys)))
+        start = vocabulary
+        for (placeholder, expected), here in zip(
+            available.items(), np.split(runs, ends[:-1]), strict=True
+        ):
             if expected is None:
-                rows[here] = IN_PLACE
+                base[here] = IN_PLACE
                 continue
+            before = np.cumsum(length[here]) - length[here]
+            count = int(length[here].sum())
             if count != expected:
                 per_prompt = [
                     int((part == placeholder).sum())
@@ -189,12 +197,17 @@ def _row_index(
                     f"pack_tokens: placeholder {placeholder} occurs {count} times in the prompts "
                     f"{per_prompt} but {expected} tokens were given"
                 )
-            rows[here] = np.arange(start, start + count)
+            base[here] = start + before
+            step[here] = 1
             start += count
     if outside.any():
-        place = int(outside.argmax())
+        run = int(outside.argmax())
         raise ValueError(
             f"pack_tokens: token ids must be 0 to {vocabulary - 1} or placeholders "
-            f"{list(available)}, got {ids[place]} at place {place} of the packed prompts"
+            f"{list(available)}, got {token[run]} at place {first[run]} of the packed prompts"
         )
+    place = np.arange(ids.size)
+    rows: NDArray[np.int64] = (
+        np.repeat(base - step * first, length) + np.repeat(step, length) * place
+    )
     return rows
