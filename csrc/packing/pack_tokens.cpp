@@ -20,7 +20,8 @@ namespace {
 
 // Below this many copied bytes a second thread costs more than it brings.
 constexpr int64_t kBytesPerThread = 256 * 1024;
-// An output that no cache holds until it is read again is written past the cache.
+// An output that no cache holds until it is read again is written past the cache, and is a fresh
+// mapping of the system rather than memory that was used before.
 constexpr int64_t kStreamedBytes = 16 * 1024 * 1024;
 
 // A copy whose stores pass the cache by: others first read the lines that they overwrite.
