@@ -76,6 +76,8 @@ def pack_tokens(
     Example:
         Image tokens that the projector has written to their places; only the text is copied:
 
+        >>> import torch
+        >>> from fastregion.ops import pack_tokens
         >>> ids = [7, 90, 90, 90, 8]  # 90: placeholder of an image token
         >>> buffer = torch.empty(5, 16)
         >>> buffer[1:4] = torch.ones(3, 16)

@@ -19,7 +19,8 @@ def check_size(name: str, size: Any) -> Size:
         ValueError: not positive, or more than :data:`MAX_PIXELS` pixels.
     """
     try:
-        height, width = (operator.index(extent) for extent in size)
+        height, width = size
+        height, width = operator.index(height), operator.index(width)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: must be two integers (height, width), got {size!r}") from None
     if height < 1 or width < 1:

@@ -1,6 +1,8 @@
 """pack_tokens and pack_rows against concatenation, indexing and the loop one would write."""
 
+import doctest
 import os
+import sys
 
 import pytest
 import simt_module
@@ -174,6 +176,12 @@ def test_tokens_that_are_in_place_already(backend) -> None:
     tokens = {90: image, 7: region}
     pack_tokens(input_ids, embedding, tokens, out=everything, backend=backend.name)
     assert torch.equal(everything, whole.embeddings)
+
+
+def test_the_example_of_the_documentation() -> None:
+    results = doctest.testmod(sys.modules[pack_tokens.__module__])
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def test_placeholders_in_any_order(backend) -> None:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fastregion._native import native_module
 from fastregion.regions import (
     rle_area,
     rle_compress,
@@ -84,6 +85,18 @@ def test_a_list_is_decoded_to_one_array() -> None:
         rle_decode([rles[0], {"size": (1, 7), "counts": "52"}])
     with pytest.raises(ValueError, match="must sum to 70"):
         rle_decode([rles[0], {"size": (70, 130), "counts": "52"}])
+
+
+@pytest.mark.skipif(native_module() is None, reason="the native module is not built")
+def test_threads_do_not_change_a_list() -> None:
+    module = native_module()
+    assert module is not None
+    for mask in random_masks(2, 9):
+        texts = [rle_encode(part)["counts"].encode() for part in (mask, ~mask, mask, mask)]
+        alone = module.regions.strings_to_masks(texts, *mask.shape, 1)
+        for num_threads in (2, 3):
+            several = module.regions.strings_to_masks(texts, *mask.shape, num_threads)
+            np.testing.assert_array_equal(several, alone)
 
 
 @pytest.mark.usefixtures("implementation")
