@@ -120,7 +120,8 @@ def pack_tokens(
             )
         packed_labels = packed_labels.to(device, non_blocking=True)
     ends = np.array([0, *accumulate(lengths)])
-    positions = np.arange(len(ids)) - np.repeat(ends[:-1], lengths)
+    positions = np.arange(len(ids))
+    positions -= np.repeat(ends[:-1], lengths)
     embeddings = pack_rows(
         [embedding, *given.values()],
         rows.to(device, non_blocking=True),
@@ -167,8 +168,8 @@ def _row_index(
     """
     # Prompts are long runs of placeholders and little text: all is decided by the run.
     changes = np.flatnonzero(ids[1:] != ids[:-1]) + 1
-    first = np.concatenate(([0], changes))[: ids.size]  # none where there are no ids
-    length = np.diff(first, append=ids.size)
+    bounds = np.concatenate(([0], changes, [ids.size])) if ids.size else np.zeros(1, np.int64)
+    first, length = bounds[:-1], bounds[1:] - bounds[:-1]
     token = ids[first]
     base = token.copy()  # row of the first place of a run
     step = np.zeros_like(token)  # from a place to the next: 1 in runs of given tokens
@@ -180,11 +181,10 @@ def _row_index(
         outside[runs] = False
         # By placeholder, and for each of them in order of appearance.
         runs = runs[np.argsort(which[runs], kind="stable")]
-        ends = np.cumsum(np.bincount(which[runs], minlength=len(keys)))
+        num_runs = np.bincount(which[runs], minlength=len(keys)).tolist()
         start = vocabulary
-        for (placeholder, expected), here in zip(
-            available.items(), np.split(runs, ends[:-1]), strict=True
-        ):
+        for (placeholder, expected), num in zip(available.items(), num_runs, strict=True):
+            here, runs = runs[:num], runs[num:]
             if expected is None:
                 base[here] = IN_PLACE
                 continue
@@ -208,8 +208,7 @@ def _row_index(
             f"pack_tokens: token ids must be 0 to {vocabulary - 1} or placeholders "
             f"{list(available)}, got {token[run]} at place {first[run]} of the packed prompts"
         )
-    place = np.arange(ids.size)
-    rows: NDArray[np.int64] = (
-        np.repeat(base - step * first, length) + np.repeat(step, length) * place
-    )
+    rows: NDArray[np.int64] = np.arange(ids.size)
+    rows *= np.repeat(step, length)
+    rows += np.repeat(base - step * first, length)
     return rows
