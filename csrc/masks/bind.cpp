@@ -7,12 +7,16 @@
 
 #include "core/parallel.h"
 #include "masks/mask_patch_embed.h"
-#include "masks/mask_tiles.h"
 #include "regions/bit_rows.h"
 
 namespace py = pybind11;
 
 namespace fastregion {
+
+// In files of their own.
+void bind_mask_encode(py::module_& module);
+void bind_mask_resize(py::module_& module);
+
 namespace {
 
 // Rows of a mask for which a second thread pays.
@@ -32,22 +36,6 @@ void unpack_bits(Address words, Address masks, int64_t num_rows, int64_t width, 
     unpack_rows(reinterpret_cast<const uint64_t*>(words) + begin * row_words(width), end - begin,
                 width, reinterpret_cast<uint8_t*>(masks) + begin * width);
   });
-}
-
-void mask_tiles(Address masks, Address tiles, int64_t num_masks, int64_t height, int64_t width,
-                int64_t grid_rows, int64_t grid_columns, int64_t tile_height, int64_t tile_width,
-                bool thumbnail, int num_threads) {
-  cpu::mask_tiles({.masks = reinterpret_cast<const uint64_t*>(masks),
-                   .tiles = reinterpret_cast<uint64_t*>(tiles),
-                   .num_masks = num_masks,
-                   .height = height,
-                   .width = width,
-                   .grid_rows = grid_rows,
-                   .grid_columns = grid_columns,
-                   .tile_height = tile_height,
-                   .tile_width = tile_width,
-                   .thumbnail = thumbnail},
-                  num_threads);
 }
 
 MaskPatchEmbedParams patch_params(int dtype, Address words, int64_t num_tiles, int64_t height,
@@ -88,9 +76,10 @@ void bind_masks(py::module_& module) {
   const auto release = py::call_guard<py::gil_scoped_release>();
   module.def("pack_bits", &pack_bits, release);
   module.def("unpack_bits", &unpack_bits, release);
-  module.def("mask_tiles", &mask_tiles, release);
   module.def("mask_patch_embed", &mask_patch_embed, release);
   module.def("mask_patch_embed_backward", &mask_patch_embed_backward, release);
+  bind_mask_encode(module);
+  bind_mask_resize(module);
 }
 
 }  // namespace fastregion

@@ -1,9 +1,9 @@
 // CPU side of mask_tiles; the definition is in the header.
 //
 // A row is resized by its runs, not by its pixels: a run of source pixels [a, b) covers the canvas
-// pixels [ceil(a * canvas / W), ceil(b * canvas / W)), so the cost is that of the mask's outline.
-// Canvas rows that come from the same source row are copied. Traffic: the source rows in use once,
-// the tiles once, both at one bit per pixel.
+// pixels from the first that comes from a or later to the first that comes from b or later, so the
+// cost is that of the mask's outline. Canvas rows that come from the same source row are copied.
+// Traffic: the source rows in use once, the tiles once, both at one bit per pixel.
 #include "masks/mask_tiles.h"
 
 #include <algorithm>
@@ -38,13 +38,19 @@ void set_bits(uint64_t* words, int64_t begin, int64_t end) {
 // The picture that the tiles of a grid make together.
 struct Canvas {
   int64_t grid_rows, grid_columns;
+  const int64_t* source_rows;  // [grid_rows * tile_height]
   // [W + 1]: the first canvas column that comes from source column x or a later one.
   std::vector<int64_t> columns;
 
-  Canvas(const MaskTilesParams& p, int64_t rows, int64_t columns_of_tiles)
-      : grid_rows(rows), grid_columns(columns_of_tiles) {
+  Canvas(const MaskTilesParams& p, int64_t rows, int64_t columns_of_tiles,
+         const int64_t* rows_table, const int64_t* columns_table)
+      : grid_rows(rows), grid_columns(columns_of_tiles), source_rows(rows_table) {
     const int64_t width = grid_columns * p.tile_width;
-    for (int64_t x = 0; x <= p.width; ++x) columns.push_back((x * width + p.width - 1) / p.width);
+    int64_t column = 0;
+    for (int64_t x = 0; x <= p.width; ++x) {
+      while (column < width && columns_table[column] < x) ++column;
+      columns.push_back(column);
+    }
   }
 
   int64_t width() const { return columns.back(); }
@@ -90,11 +96,10 @@ void copy_bits(const uint64_t* from, int64_t begin, int64_t width, uint64_t* to)
 void resize_to_tiles(const MaskTilesParams& p, const Canvas& canvas, const uint64_t* mask,
                      uint64_t* tiles, int64_t begin, int64_t end) {
   const int64_t tile_words = row_words(p.tile_width);
-  const int64_t canvas_height = canvas.grid_rows * p.tile_height;
   std::vector<uint64_t> row(static_cast<size_t>(row_words(canvas.width())));
   int64_t resized = -1;  // source row now in `row`
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t y = i * p.height / canvas_height;
+    const int64_t y = canvas.source_rows[i];
     if (y != resized) {
       resize_row(mask + y * row_words(p.width), p.width, canvas, row.data());
       resized = y;
@@ -111,9 +116,10 @@ void resize_to_tiles(const MaskTilesParams& p, const Canvas& canvas, const uint6
 
 void mask_tiles(const MaskTilesParams& p, int num_threads) {
   if (p.num_masks == 0) return;
-  const Canvas grid(p, p.grid_rows, p.grid_columns);
-  const Canvas thumbnail(p, 1, 1);
   const int64_t num_thumbnails = p.thumbnail ? 1 : 0;
+  const Canvas thumbnail(p, num_thumbnails, num_thumbnails, p.source_rows, p.source_columns);
+  const Canvas grid(p, p.grid_rows, p.grid_columns, p.source_rows + num_thumbnails * p.tile_height,
+                    p.source_columns + num_thumbnails * p.tile_width);
   const int64_t tile_size = p.tile_height * row_words(p.tile_width);
   const int64_t mask_size = p.height * row_words(p.width);
   // The rows of a mask to write: those of the thumbnail, then those of the grid.

@@ -6,7 +6,9 @@ implementation runs is decided in ``backend.py`` and told by ``ops.backend(name,
 
 from fastregion.ops.backend import backend
 from fastregion.ops.bit_masks import BitMasks
+from fastregion.ops.mask_encode import mask_encode
 from fastregion.ops.mask_patch_embed import mask_patch_embed
+from fastregion.ops.mask_resize import mask_resize
 from fastregion.ops.mask_tiles import mask_tiles
 from fastregion.ops.pack_rows import pack_rows
 from fastregion.ops.pack_tokens import PackedTokens, pack_tokens
@@ -19,7 +21,9 @@ __all__ = [
     "Operator",
     "PackedTokens",
     "backend",
+    "mask_encode",
     "mask_patch_embed",
+    "mask_resize",
     "mask_tiles",
     "pack_rows",
     "pack_tokens",

@@ -1,11 +1,16 @@
 """Binary masks cut into the tiles of an image, without leaving the bit domain.
 
-    canvas(i, j) = mask(floor(i * H / (rows * th)), floor(j * W / (columns * tw)))     (nearest)
+    canvas(i, j) = mask(source(i, H, rows * th), source(j, W, columns * tw))           (nearest)
     tile (r, c) of the grid = canvas[r * th : (r + 1) * th, c * tw : (c + 1) * tw]
+
+Two published rules say which pixel is nearest: ``"floor"`` (GAR), ``floor(i * H / (rows * th))``
+as torch's and OpenCV's nearest, and ``"centre"`` (URECA), the pixel under the centre of the canvas
+pixel, ``floor((i + 0.5) * H / (rows * th))`` as Pillow's nearest, rounding included.
 
 Shapes: masks ``[H, W]`` or ``[M, H, W]``; the result is ``[T, th, tw]`` or ``[M, T, th, tw]``,
 bit-packed, with ``T = rows * columns``, row-major, plus one with a thumbnail. The thumbnail is the
-whole mask resized to one tile by the same rule, and comes first (GAR's order).
+whole mask resized to one tile by the same rule, and comes first (GAR's order). URECA's comes last
+and is grey: that is ``mask_resize``.
 
 Dtypes: bool or uint8 (any value but 0 is inside), or ``BitMasks``. Exact; not differentiable.
 Devices: any (reference); see ``fastregion.ops.OPERATORS`` for kernels.
@@ -14,6 +19,7 @@ Devices: any (reference); see ``fastregion.ops.OPERATORS`` for kernels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -26,28 +32,34 @@ from fastregion.ops.bit_masks import (
     unpack_bits_reference,
 )
 from fastregion.ops.checks import positive_pair, size_pair
-from fastregion.ops.native import run
+from fastregion.ops.native import family, run
 from fastregion.ops.registration import register
+from fastregion.ops.resample import NEAREST_RULES, nearest_table
 
 
-def _resized_tiles(masks: Tensor, grid: Sequence[int], tile: Sequence[int]) -> Tensor:
+def _resized_tiles(masks: Tensor, grid: Sequence[int], tile: Sequence[int], rule: str) -> Tensor:
     """Nearest resize of bool masks ``[M, H, W]`` to the canvas of ``grid``, cut into tiles."""
     (rows, columns), (height, width) = grid, tile
-    y = torch.arange(rows * height, device=masks.device) * masks.shape[1] // (rows * height)
-    x = torch.arange(columns * width, device=masks.device) * masks.shape[2] // (columns * width)
+    y = nearest_table(masks.shape[1], rows * height, rule, masks.device)
+    x = nearest_table(masks.shape[2], columns * width, rule, masks.device)
     canvas = masks.index_select(1, y).index_select(2, x)
     split = canvas.view(len(masks), rows, height, columns, width).transpose(2, 3)
     return split.reshape(len(masks), rows * columns, height, width)
 
 
 def mask_tiles_reference(
-    words: Tensor, width: int, grid: Sequence[int], tile_size: Sequence[int], thumbnail: bool
+    words: Tensor,
+    width: int,
+    grid: Sequence[int],
+    tile_size: Sequence[int],
+    thumbnail: bool,
+    rule: str,
 ) -> Tensor:
     """The definition, in plain torch: words ``[M, H, .]`` to words ``[M, T, th, .]``."""
     masks = unpack_bits_reference(words, width)
-    tiles = _resized_tiles(masks, grid, tile_size)
+    tiles = _resized_tiles(masks, grid, tile_size, rule)
     if thumbnail:
-        tiles = torch.cat((_resized_tiles(masks, (1, 1), tile_size), tiles), dim=1)
+        tiles = torch.cat((_resized_tiles(masks, (1, 1), tile_size, rule), tiles), dim=1)
     return pack_bits_reference(tiles)
 
 
@@ -57,6 +69,7 @@ def mask_tiles(
     tile_size: int | Sequence[int],
     thumbnail: bool = True,
     *,
+    rule: str = "floor",
     backend: str | None = None,
 ) -> BitMasks:
     """Resize binary masks to a grid of tiles by nearest neighbour and split them.
@@ -66,6 +79,7 @@ def mask_tiles(
         grid: (rows, columns) of tiles.
         tile_size: (height, width) of a tile in pixels, or one number for both.
         thumbnail: Put the whole mask, resized to one tile, in front.
+        rule: ``"floor"`` or ``"centre"``, see the module.
         backend: Force ``"reference"``, ``"cpu"`` or ``"cuda"``.
 
     Returns:
@@ -73,7 +87,7 @@ def mask_tiles(
 
     Raises:
         TypeError: Masks that are not bool, uint8 or ``BitMasks``.
-        ValueError: Wrong rank, masks without a pixel, or sizes below 1.
+        ValueError: Wrong rank, masks without a pixel, sizes below 1, or an unknown rule.
     """
     name = "mask_tiles"
     if not isinstance(masks, BitMasks):
@@ -84,9 +98,11 @@ def mask_tiles(
         raise ValueError(f"{name}: masks must have at least one pixel, got shape {masks.shape}")
     rows, columns = positive_pair(name, "grid", grid)
     height, width = size_pair(name, "tile_size", tile_size)
+    if rule not in NEAREST_RULES:
+        raise ValueError(f"{name}: rule must be floor or centre, got {rule!r}")
     words = masks.words if masks.words.dim() == 3 else masks.words.unsqueeze(0)
     tiles: Tensor = torch.ops.fastregion.mask_tiles(
-        words, masks.width, [rows, columns], [height, width], thumbnail, backend or ""
+        words, masks.width, [rows, columns], [height, width], thumbnail, rule, backend or ""
     )
     return BitMasks(tiles if masks.words.dim() == 3 else tiles.squeeze(0), width)
 
@@ -97,19 +113,23 @@ def _forward(
     grid: list[int],
     tile_size: list[int],
     thumbnail: bool,
+    rule: str,
     backend: str,
 ) -> Tensor:
     chosen = choose_backend("mask_tiles", words.device, force=backend)
     if chosen == "reference":
-        return mask_tiles_reference(words, width, grid, tile_size, thumbnail)
-    tiles = _fake(words, width, grid, tile_size, thumbnail, backend)
+        return mask_tiles_reference(words, width, grid, tile_size, thumbnail, rule)
+    tiles = _fake(words, width, grid, tile_size, thumbnail, rule, backend)
+    rows, columns = (
+        _tables(size, cells, tile, thumbnail, rule, words.device)
+        for size, cells, tile in zip((words.shape[1], width), grid, tile_size, strict=True)
+    )
     words = words.contiguous()
-    run(
-        chosen,
-        "masks.mask_tiles",
-        words.device,
+    params = family("masks").MaskTilesParams(
         words.data_ptr(),
         tiles.data_ptr(),
+        rows.data_ptr(),
+        columns.data_ptr(),
         words.shape[0],
         words.shape[1],
         width,
@@ -117,7 +137,17 @@ def _forward(
         *tile_size,
         thumbnail,
     )
+    run(chosen, "masks.mask_tiles", words.device, params)
     return tiles
+
+
+@lru_cache(maxsize=256)
+def _tables(
+    size: int, cells: int, tile: int, thumbnail: bool, rule: str, device: torch.device
+) -> Tensor:
+    """Source indices along one axis: of the thumbnail, if there is one, and of the canvas."""
+    canvas = nearest_table(size, cells * tile, rule, device)
+    return torch.cat((nearest_table(size, tile, rule, device), canvas)) if thumbnail else canvas
 
 
 def _fake(
@@ -126,6 +156,7 @@ def _fake(
     grid: list[int],
     tile_size: list[int],
     thumbnail: bool,
+    rule: str,
     backend: str,
 ) -> Tensor:
     num_tiles = grid[0] * grid[1] + thumbnail
@@ -134,7 +165,7 @@ def _fake(
 
 register(
     "mask_tiles(Tensor words, SymInt width, int[] grid, int[] tile_size, bool thumbnail, "
-    "str backend) -> Tensor",
+    "str rule, str backend) -> Tensor",
     _forward,
     _fake,
 )

@@ -30,14 +30,13 @@ def family(name: str) -> Any:
     return getattr(module, name)
 
 
-def run(backend: str, kernel: str, device: torch.device, *arguments: object) -> None:
+def run(backend: str, kernel: str, device: torch.device, *arguments: object) -> Any:
     """Call ``kernel`` ("family.name"): on torch's number of threads, or on its current stream."""
     submodule, _, name = kernel.partition(".")
     if backend == "cpu":
-        getattr(family(submodule), name)(*arguments, torch.get_num_threads())
-    else:
-        stream = torch.cuda.current_stream(device).cuda_stream
-        getattr(family(submodule), f"{name}_cuda")(*arguments, device.index, stream)
+        return getattr(family(submodule), name)(*arguments, torch.get_num_threads())
+    stream = torch.cuda.current_stream(device).cuda_stream
+    return getattr(family(submodule), f"{name}_cuda")(*arguments, device.index, stream)
 
 
 def as_rows(tensor: Tensor) -> tuple[Tensor, int]:

@@ -50,7 +50,32 @@ _OPERATORS = (
             "masks [M, H, W] binary, grid (rows, columns), tile_size -> bit-packed [M, T, th, tw]: "
             "nearest resize and split, thumbnail first"
         ),
-        native=("cpu",),
+        native=("cpu", "cuda"),
+    ),
+    Operator(
+        name="mask_resize",
+        contract=(
+            "masks [..., H, W] binary, size (h, w), rule -> grey [..., h, w] uint8: Pillow's "
+            "bicubic, to the byte"
+        ),
+        native=("cpu", "cuda"),
+    ),
+    Operator(
+        name="mask_encode",
+        contract=(
+            "tiles [T, H, W] binary or grey, conv1 [M, 1, 3, 3], conv2 [N, M, 3, 3], linear "
+            "[C, P] -> [T, N, C]: URECA's mask encoder, summed over the mask's outline"
+        ),
+        native=("cpu", "cuda"),
+        native_backward=("cpu", "cuda"),
+        differentiable=(
+            "conv1_weight",
+            "conv1_bias",
+            "conv2_weight",
+            "conv2_bias",
+            "linear_weight",
+            "linear_bias",
+        ),
     ),
     Operator(
         name="mask_patch_embed",

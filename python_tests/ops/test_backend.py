@@ -53,11 +53,11 @@ def test_automatic_choice(native) -> None:
 def test_a_device_without_a_kernel_says_so(native, caplog: pytest.LogCaptureFixture) -> None:
     native(SimpleNamespace(cuda_compiled=True))
     with caplog.at_level(logging.DEBUG, logger="fastregion.ops.backend"):
-        assert backend("mask_tiles", "cuda") == "reference"
-    sentence = "mask_tiles: there is no cuda kernel for this operator"
+        assert backend("mask_tiles_backward", "cuda") == "reference"
+    sentence = "mask_tiles_backward: there is no cuda kernel for this operator"
     assert sentence in caplog.text
     with pytest.raises(NotImplementedError, match=sentence):
-        backend("mask_tiles", "cuda", force="cuda")
+        backend("mask_tiles_backward", "cuda", force="cuda")
 
 
 def test_forced(native, monkeypatch: pytest.MonkeyPatch) -> None:

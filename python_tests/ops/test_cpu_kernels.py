@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from fastregion._native import native_module
-from fastregion.ops import mask_patch_embed, mask_tiles, pack_rows, roi_replay
+from fastregion.ops import (
+    mask_encode,
+    mask_patch_embed,
+    mask_resize,
+    mask_tiles,
+    pack_rows,
+    roi_replay,
+)
 
 pytestmark = pytest.mark.skipif(native_module() is None, reason="the native module is not built")
 
@@ -38,9 +45,22 @@ def run_all(backend: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor
     masks = torch.stack((disc, torch.rand(300, 500, generator=generator) > 0.5))
     cut = mask_tiles(masks, (3, 4), 112, backend=backend)
     yield cut.unpack(backend=backend)
+    yield mask_resize(masks, 150, backend=backend)
+    yield mask_resize(masks, 150, "bicubic_wrapped", backend=backend)
     weight, bias = randn(133, 3, 14, 14), randn(133)
     embedded = mask_patch_embed(cut.unpack().flatten(0, 1), weight, bias, backend=backend)
     yield from with_gradients(embedded, weight, bias)
+
+    # The tiles that the disc's outline crosses; the linear layer of the others is torch's.
+    grey = cut.unpack().flatten(0, 1)[:3].view(torch.uint8)
+    convolutions = [randn(*shape) for shape in ((5, 1, 3, 3), (5,), (6, 5, 3, 3), (6,))]
+    features = torch.ops.fastregion.mask_features(grey, 1.0, *convolutions, backend)
+    yield from with_gradients(features, *convolutions)
+    weight, bias = randn(1500, 784), randn(1500)
+    for layout in (weight, weight.t().contiguous().t()):
+        with torch.no_grad():
+            tokens = mask_encode(grey > 0, *convolutions, layout, bias, backend=backend)
+        yield tokens
 
     sources = [randn(300, 645), randn(700, 645)]
     rows = torch.randint(1000, (2000,), generator=generator)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fastregion.ops import BitMasks, mask_tiles
@@ -62,6 +63,23 @@ def test_is_nearest_interpolation(backend) -> None:
     assert torch.equal(tiles.unpack().cpu(), expected)
 
 
+@pytest.mark.parametrize("size", [(333, 517), (448, 896), (97, 30), (900, 300)], ids=str)
+def test_centre_is_pillows_nearest(backend, size) -> None:
+    """URECA's tiles, thumbnail rule included; steps that meet pixel borders too."""
+    mask = torch.rand(size) > 0.6
+    picture = Image.fromarray(255 * mask.byte().numpy())
+
+    def resized(height: int, width: int) -> Tensor:
+        return torch.from_numpy(np.array(picture.resize((width, height), Image.Resampling.NEAREST)))
+
+    expected = resized(2 * 150, 3 * 56).view(2, 150, 3, 56).transpose(1, 2).reshape(6, 150, 56)
+    expected = torch.cat((resized(150, 56)[None], expected)) > 0
+    tiles = mask_tiles(
+        mask.to(backend.device), (2, 3), (150, 56), rule="centre", backend=backend.name
+    )
+    assert torch.equal(tiles.unpack().cpu(), expected)
+
+
 def test_packed_and_one_mask(backend) -> None:
     masks = make_masks(20, 70).to(backend.device)
     whole = mask_tiles(masks, (2, 2), 16, backend=backend.name)
@@ -82,7 +100,7 @@ def test_no_masks(backend) -> None:
 
 def test_opcheck_and_compile(backend) -> None:
     words = BitMasks.pack(make_masks(20, 70).to(backend.device)).words
-    arguments = (words, 70, [2, 2], [16, 16], True, backend.name)
+    arguments = (words, 70, [2, 2], [16, 16], True, "centre", backend.name)
     torch.library.opcheck(torch.ops.fastregion.mask_tiles.default, arguments)
 
     def run(masks: Tensor) -> Tensor:
@@ -106,6 +124,7 @@ def test_opcheck_and_compile(backend) -> None:
         ),
         ({"grid": (1, 0)}, ValueError, r"grid must be two integers of at least 1, got \(1, 0\)"),
         ({"tile_size": 0}, ValueError, "tile_size must be two integers of at least 1"),
+        ({"rule": "nearest"}, ValueError, "rule must be floor or centre, got 'nearest'"),
     ],
 )
 def test_errors(changes: dict, error: type[Exception], message: str) -> None:
