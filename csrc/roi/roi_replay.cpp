@@ -1,10 +1,4 @@
-// CPU side of roi_replay; the equations are in the header.
-//
-// The box is separable. Forward, for one box and one block of channels:
-//   for every output row i:     row[x]    = sum over <= 4 source rows y of wy[i, y] * F(y, x)
-//   for every output column j:  bins[i,j] = sum over <= 4 columns x     of wx[j, x] * row[x]
-// so a bin costs 4 multiply-adds a channel instead of 16, plus the shared first step. Only the
-// columns that some bin uses are formed. The gradient runs the same two steps backwards.
+// CPU side of roi_replay; the equations are in the header, the two steps in pool_box.h.
 //
 // Traffic: every touched cell once from memory (output rows that follow each other find their
 // source rows in the cache), every bin once. Work is split over (box, channel block), the
@@ -19,69 +13,41 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/rows.h"
-#include "roi/bilinear.h"
+#include "roi/box_taps.h"
+#include "roi/pool_box.h"
 
 namespace fastregion::cpu {
 namespace {
 
-// Channels per step: 64 columns (16 bins of 4 taps) of 256 floats are 64 KiB, inside the L2 cache.
-constexpr int64_t kChannelBlock = 256;
 // The gradient keeps the whole map of a channel block in the L2 cache: 1 MiB of floats.
 constexpr int64_t kMapElements = 256 * 1024;
 constexpr int64_t kSmallestBlock = 64;
 // Below this many written elements a second thread costs more than it brings.
 constexpr int64_t kElementsPerThread = 32 * 1024;
+// A larger result would push the map out of the cache before anybody reads it.
+constexpr int64_t kStreamBytes = 4 * 1024 * 1024;
 
-// A vector's element by a signed index, as all sizes here are signed.
-template <class T>
-T& at(std::vector<T>& values, int64_t index) {
-  return values[static_cast<size_t>(index)];
+// Sets the taps of one box, in elements of tokens that are `token_stride` apart.
+template <class Real>
+void set_taps(const RoiReplayParams& p, int64_t roi, int64_t token_stride, BoxTaps<Real>& taps,
+              std::vector<int64_t>& slot_of_column) {
+  const Real* box = static_cast<const Real*>(p.boxes) + roi * 4;  // x1, y1, x2, y2
+  taps.set(replay_axis(box[1], box[3], p.output_height, map_height(p)), p.output_height,
+           replay_axis(box[0], box[2], p.output_width, map_width(p)), p.output_width,
+           slot_of_column);
+  taps.place([&](int64_t y) { return token_of_row(p, y) * token_stride; },
+             [&](int64_t x) { return token_of_column(p, x) * token_stride; });
 }
 
-// The taps of one box, in tokens. Columns are renamed to slots 0, 1, ... in the order of first use.
-template <class Real>
-class BoxTaps {
- public:
-  explicit BoxTaps(const RoiReplayParams& params)
-      : p_(params), slot_of_column_(static_cast<size_t>(map_width(params)), -1) {}
-
-  std::vector<AxisTaps<Real>> rows;     // [oh]: tokens of source rows
-  std::vector<AxisTaps<Real>> columns;  // [ow]: slots
-  std::vector<int64_t> slots;           // token of the column behind each slot
-
-  void set_box(int64_t roi) {
-    const Real* box = static_cast<const Real*>(p_.boxes) + roi * 4;  // x1, y1, x2, y2
-    rows.clear();
-    for (int64_t i = 0; i < p_.output_height; ++i) {
-      rows.push_back(axis_taps(box[1], box[3], p_.output_height, i, map_height(p_)));
-      for (int64_t& cell : rows.back().cell) cell = token_of_row(p_, cell);
-    }
-    for (const int64_t column : used_columns_) at(slot_of_column_, column) = -1;
-    used_columns_.clear();
-    slots.clear();
-    columns.clear();
-    for (int64_t j = 0; j < p_.output_width; ++j) {
-      columns.push_back(axis_taps(box[0], box[2], p_.output_width, j, map_width(p_)));
-      AxisTaps<Real>& taps = columns.back();
-      for (int k = 0; k < taps.count; ++k) taps.cell[k] = slot_of(taps.cell[k]);
-    }
-  }
-
- private:
-  int64_t slot_of(int64_t column) {
-    int64_t& slot = at(slot_of_column_, column);
-    if (slot < 0) {
-      slot = std::ssize(slots);
-      slots.push_back(token_of_column(p_, column));
-      used_columns_.push_back(column);
-    }
-    return slot;
-  }
-
-  const RoiReplayParams& p_;
-  std::vector<int64_t> slot_of_column_;  // -1 where the box has no tap
-  std::vector<int64_t> used_columns_;
-};
+// Whether streaming stores can write the bins: every vector of them starts on a cache line.
+template <class T>
+bool streamable(const RoiReplayParams& p) {
+  constexpr int64_t kLine = 64;
+  return p.num_rois * p.output_height * p.output_width * p.channels * int64_t{sizeof(T)} >=
+             kStreamBytes &&
+         reinterpret_cast<uintptr_t>(p.bins) % kLine == 0 &&
+         p.bin_stride * int64_t{sizeof(T)} % kLine == 0;
+}
 
 template <class T>
 void forward(const RoiReplayParams& p, int num_threads) {
@@ -89,65 +55,28 @@ void forward(const RoiReplayParams& p, int num_threads) {
   const int64_t bins_per_roi = p.output_height * p.output_width;
   const int64_t blocks = (p.channels + kChannelBlock - 1) / kChannelBlock;
   const int64_t item_elements = bins_per_roi * std::min(p.channels, kChannelBlock);
+  const bool stream = streamable<T>(p);
   const auto body = [&](int64_t begin, int64_t end) {
-    BoxTaps<Acc> taps(p);
+    BoxTaps<Acc> taps;
+    std::vector<int64_t> slot_of_column(static_cast<size_t>(map_width(p)), -1);
     std::vector<Acc> row;  // [slots, kChannelBlock]
     for (int64_t item = begin; item < end; ++item) {
       const int64_t roi = item / blocks;
       const int64_t channel = item % blocks * kChannelBlock;
       const int64_t length = std::min(kChannelBlock, p.channels - channel);
-      if (item == begin || channel == 0) taps.set_box(roi);
-      row.resize(taps.slots.size() * kChannelBlock);
-      const T* tokens = static_cast<const T*>(p.tokens) + channel;
-      T* bin = static_cast<T*>(p.bins) + roi * bins_per_roi * p.bin_stride + channel;
-      for (const AxisTaps<Acc>& rows : taps.rows) {
-        for (int64_t slot = 0; slot < std::ssize(taps.slots); ++slot) {
-          const T* cells[kTapsPerBin];
-          for (int k = 0; k < rows.count; ++k) {
-            cells[k] = tokens + (rows.cell[k] + at(taps.slots, slot)) * p.token_stride;
-          }
-          weighted_sum(&at(row, slot * kChannelBlock), nullptr, cells, rows.weight, rows.count,
-                       length);
-        }
-        for (const AxisTaps<Acc>& columns : taps.columns) {
-          const Acc* terms[kTapsPerBin];
-          for (int k = 0; k < columns.count; ++k) {
-            terms[k] = &at(row, columns.cell[k] * kChannelBlock);
-          }
-          weighted_sum(bin, nullptr, terms, columns.weight, columns.count, length);
-          bin += p.bin_stride;
-        }
+      if (item == begin || channel == 0) {
+        set_taps(p, roi, p.token_stride, taps, slot_of_column);
+        row.resize(taps.slots.size() * kChannelBlock);
       }
+      pool_box(taps, static_cast<const T*>(p.tokens) + channel, row.data(),
+               static_cast<T*>(p.bins) + roi * bins_per_roi * p.bin_stride + channel, p.bin_stride,
+               length, stream);
     }
+    if (stream) finish_streams();
   };
   parallel_for(p.num_rois * blocks, kElementsPerThread / item_elements + 1, num_threads, body);
 }
 
-// The bins of an output row that use one column, with their weights.
-template <class Real>
-struct ColumnBins {
-  std::vector<int64_t> bin;
-  std::vector<Real> weight;
-};
-
-template <class Real>
-void transpose_columns(const BoxTaps<Real>& taps, std::vector<ColumnBins<Real>>& columns) {
-  columns.resize(std::max(columns.size(), taps.slots.size()));
-  for (auto& [bin, weight] : columns) {
-    bin.clear();
-    weight.clear();
-  }
-  for (int64_t j = 0; j < std::ssize(taps.columns); ++j) {
-    const AxisTaps<Real>& bin = taps.columns[static_cast<size_t>(j)];
-    for (int k = 0; k < bin.count; ++k) {
-      at(columns, bin.cell[k]).bin.push_back(j);
-      at(columns, bin.cell[k]).weight.push_back(bin.weight[k]);
-    }
-  }
-}
-
-// For one block of channels and all boxes in turn: the bins of an output row that use a column are
-// gathered into one sum, which is added to the <= 4 source rows of the map.
 template <class T>
 void backward(const RoiReplayParams& p, int num_threads) {
   using Acc = accumulate_t<T>;
@@ -156,33 +85,19 @@ void backward(const RoiReplayParams& p, int num_threads) {
   const int64_t bins_per_roi = p.output_height * p.output_width;
   const int64_t block_elements = (cells + p.num_rois * bins_per_roi) * std::min(block, p.channels);
   const auto body = [&](int64_t begin, int64_t end) {
-    BoxTaps<Acc> taps(p);
-    std::vector<ColumnBins<Acc>> columns;  // [slots]
-    std::vector<const T*> bins(static_cast<size_t>(p.output_width));
-    std::vector<Acc> column(static_cast<size_t>(block));
+    BoxTaps<Acc> taps;
+    std::vector<int64_t> slot_of_column(static_cast<size_t>(map_width(p)), -1);
     std::vector<Acc> map(static_cast<size_t>(cells * block));  // [T * P, block]
     for (int64_t channel = begin * block; channel < std::min(end * block, p.channels);
          channel += block) {
       const int64_t length = std::min(block, p.channels - channel);
       std::fill(map.begin(), map.end(), Acc{0});
-      const T* bin = static_cast<const T*>(p.bins) + channel;
       for (int64_t roi = 0; roi < p.num_rois; ++roi) {
-        taps.set_box(roi);
-        transpose_columns(taps, columns);
-        for (const AxisTaps<Acc>& rows : taps.rows) {
-          for (int64_t slot = 0; slot < std::ssize(taps.slots); ++slot) {
-            const auto& [used, weight] = at(columns, slot);
-            for (size_t k = 0; k < used.size(); ++k) bins[k] = bin + used[k] * p.bin_stride;
-            weighted_sum(column.data(), nullptr, bins.data(), weight.data(), std::ssize(used),
-                         length);
-            for (int k = 0; k < rows.count; ++k) {
-              Acc* cell = &at(map, (rows.cell[k] + at(taps.slots, slot)) * block);
-              const Acc* term = column.data();
-              weighted_sum(cell, cell, &term, &rows.weight[k], 1, length);
-            }
-          }
-          bin += p.output_width * p.bin_stride;
-        }
+        set_taps(p, roi, block, taps, slot_of_column);
+        taps.transpose_columns();
+        spread_box(taps,
+                   static_cast<const T*>(p.bins) + roi * bins_per_roi * p.bin_stride + channel,
+                   p.bin_stride, map.data(), length);
       }
       T* token = static_cast<T*>(p.tokens) + channel;
       for (int64_t cell = 0; cell < cells; ++cell, token += p.token_stride) {

@@ -45,10 +45,10 @@ __global__ void __launch_bounds__(kThreads)
 
   const T* tokens = static_cast<const T*>(p.tokens) + channel;  // [T * P, token_stride]
   const Acc* box = static_cast<const Acc*>(p.boxes) + roi * 4;  // x1, y1, x2, y2
-  AxisSample<Acc> row[kSamplesPerBin];
-  for (int s = 0; s < kSamplesPerBin; ++s) {
-    row[s] = axis_sample(box[1], box[3], p.output_height, i, s, map_height(p));
-  }
+  const auto vertical = replay_axis(box[1], box[3], p.output_height, map_height(p));
+  const auto horizontal = replay_axis(box[0], box[2], p.output_width, map_width(p));
+  AxisSample<Acc> row[kReplaySamples];
+  for (int s = 0; s < kReplaySamples; ++s) row[s] = axis_sample(vertical, i, s);
 
   Column<Acc, kVector> recent, older;
   // Adds weight * (reduced column x) to the sums of a bin.
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
       older = recent;
       recent = {};
       recent.x = x;
-      for (int s = 0; s < kSamplesPerBin; ++s) {
+      for (int s = 0; s < kReplaySamples; ++s) {
         const int64_t cells[] = {row[s].cell, row[s].next};
         const Acc weights[] = {row[s].weight, row[s].next_weight};
         for (int k = 0; k < 2; ++k) {
@@ -81,8 +81,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t j = group * kBinsPerThread; j < (group + 1) * kBinsPerThread && j < p.output_width;
        ++j) {
     Acc sums[kVector] = {};
-    for (int s = 0; s < kSamplesPerBin; ++s) {
-      const auto column = axis_sample(box[0], box[2], p.output_width, j, s, map_width(p));
+    for (int s = 0; s < kReplaySamples; ++s) {
+      const auto column = axis_sample(horizontal, j, s);
       add_column(column.cell, column.weight, sums);
       add_column(column.next, column.next_weight, sums);
     }
@@ -107,11 +107,13 @@ __global__ void __launch_bounds__(kThreads)
   Acc sums[kVector] = {};
   for (int64_t roi = 0; roi < p.num_rois; ++roi) {
     const Acc* box = static_cast<const Acc*>(p.boxes) + roi * 4;  // x1, y1, x2, y2
+    const auto vertical = replay_axis(box[1], box[3], p.output_height, map_height(p));
+    const auto horizontal = replay_axis(box[0], box[2], p.output_width, map_width(p));
     for (int64_t i = 0; i < p.output_height; ++i) {
-      const Acc row = axis_weight(box[1], box[3], p.output_height, i, map_height(p), y);
+      const Acc row = axis_weight(vertical, i, y);
       if (row == 0) continue;
       for (int64_t j = 0; j < p.output_width; ++j) {
-        const Acc weight = row * axis_weight(box[0], box[2], p.output_width, j, map_width(p), x);
+        const Acc weight = row * axis_weight(horizontal, j, x);
         if (weight == 0) continue;
         const int64_t bin = (roi * p.output_height + i) * p.output_width + j;
         const T* grad = static_cast<const T*>(p.bins) + bin * p.bin_stride + channel;

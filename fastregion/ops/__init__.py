@@ -13,6 +13,7 @@ from fastregion.ops.mask_tiles import mask_tiles
 from fastregion.ops.pack_rows import pack_rows
 from fastregion.ops.pack_tokens import PackedTokens, pack_tokens
 from fastregion.ops.registry import OPERATORS, Operator
+from fastregion.ops.roi_align import RoIAlign, roi_align
 from fastregion.ops.roi_replay import roi_replay
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "BitMasks",
     "Operator",
     "PackedTokens",
+    "RoIAlign",
     "backend",
     "mask_encode",
     "mask_patch_embed",
@@ -27,5 +29,6 @@ __all__ = [
     "mask_tiles",
     "pack_rows",
     "pack_tokens",
+    "roi_align",
     "roi_replay",
 ]

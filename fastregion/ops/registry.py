@@ -35,6 +35,17 @@ class Operator:
 
 _OPERATORS = (
     Operator(
+        name="roi_align",
+        contract=(
+            "input [N, C, H, W], boxes [R, 5] or a list of [L, 4] -> [R, C, oh, ow]: RoI-Align "
+            "with torchvision's arguments, planes or channels last"
+        ),
+        native=("cpu", "cuda"),
+        native_backward=("cpu", "cuda"),
+        differentiable=("input",),
+        deterministic=False,
+    ),
+    Operator(
         name="roi_replay",
         contract=(
             "tiles [T, P, C], boxes [R, 4] in feature cells -> [R, oh*ow, C]: RoI-Align read "

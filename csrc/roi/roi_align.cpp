@@ -1,0 +1,269 @@
+// CPU side of roi_align; the equations are in the header, the two steps in pool_box.h.
+//
+// Those steps want the channels contiguous. A channels-last map is read where it is. From planes, a
+// window of the map is first turned into rows of a block of channels: one window for all boxes of
+// an image where they cover it more than once, else one for each box. 64 floats a row keep a map of
+// 50 x 50 in the L2 cache, and turning costs less than a third of a cycle an element. The bins of a
+// block are turned back into planes, which are contiguous in the result.
+//
+// Traffic: the window once, every bin once. Work is split over (channel block, box), the
+// gradient's over (image, channel block): no two threads write the same place, and the order of
+// every sum is fixed.
+#include "roi/roi_align.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "roi/box_taps.h"
+#include "roi/pool_box.h"
+
+namespace fastregion::cpu {
+namespace {
+
+constexpr int64_t kBlock = 64;                     // channels at a time; 4 vectors of AVX-512
+constexpr int64_t kSmallestBlock = 16;             // for large maps
+constexpr int64_t kMapElements = 256 * 1024;       // of a turned map: 1 MiB, the L2 cache
+constexpr int64_t kTurnWidth = 16;                 // columns worth turning at once
+constexpr int64_t kBoxesPerChunk = 256;            // whose taps are kept at a time
+constexpr int64_t kElementsPerThread = 32 * 1024;  // below, a second thread costs more
+
+// Part of a map: rows [top, bottom), columns [left, right).
+struct Window {
+  int64_t top = 0, bottom = 0, left = 0, right = 0;
+
+  int64_t width() const { return right - left; }
+  int64_t cells() const { return (bottom - top) * width(); }
+  bool operator==(const Window&) const = default;
+  void cover(const Window& other) {
+    if (other.cells() == 0) return;
+    *this = cells() == 0 ? other
+                         : Window{std::min(top, other.top), std::max(bottom, other.bottom),
+                                  std::min(left, other.left), std::max(right, other.right)};
+  }
+};
+
+template <class Real>
+struct Box {
+  int64_t roi = 0, image = 0;
+  Window window;  // what is turned for it
+  BoxTaps<Real> taps;
+};
+
+template <class Real>
+const Real* roi_of(const RoiAlignParams& p, int64_t roi) {
+  return static_cast<const Real*>(p.rois) + roi * 5;  // batch index, x1, y1, x2, y2
+}
+
+// The cells that a box reads, widened to what can be turned in whole vectors.
+template <class Real>
+Window window_of(const RoiAlignParams& p, const BoxTaps<Real>& taps) {
+  if (taps.rows.cell.empty() || taps.slots.empty()) return {};
+  const auto [top, bottom] = std::minmax_element(taps.rows.cell.begin(), taps.rows.cell.end());
+  const auto [left, right] = std::minmax_element(taps.slots.begin(), taps.slots.end());
+  Window window{*top, *bottom + 1, *left, *right + 1};
+  window.left = std::clamp<int64_t>(window.left, 0, std::max<int64_t>(p.width - kTurnWidth, 0));
+  window.right = std::max(window.right, std::min(window.left + kTurnWidth, p.width));
+  return window;
+}
+
+// Taps, as rows and columns of the map, of the boxes order[first], order[first + 1], ...
+template <class Real>
+void set_boxes(const RoiAlignParams& p, const std::vector<int64_t>& order, int64_t first,
+               int64_t count, std::vector<Box<Real>>& boxes, int num_threads) {
+  boxes.resize(static_cast<size_t>(count));
+  parallel_for(count, 16, num_threads, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> slot_of_column(static_cast<size_t>(p.width), -1);
+    const auto axis = [&](Real low, Real high, int64_t bins, int64_t cells) {
+      return align_axis(low, high, static_cast<Real>(p.spatial_scale), p.aligned, p.sampling_ratio,
+                        bins, cells);
+    };
+    for (int64_t k = begin; k < end; ++k) {
+      Box<Real>& box = at(boxes, k);
+      box.roi = at(order, first + k);
+      const Real* roi = roi_of<Real>(p, box.roi);
+      box.image = static_cast<int64_t>(roi[0]);
+      box.taps.set(axis(roi[2], roi[4], p.output_height, p.height), p.output_height,
+                   axis(roi[1], roi[3], p.output_width, p.width), p.output_width, slot_of_column);
+      box.window = window_of(p, box.taps);
+    }
+  });
+}
+
+// Gives the boxes of an image one window where that is less than the sum of their own.
+template <class Real>
+void share_windows(std::vector<Box<Real>>& boxes) {
+  for (auto begin = boxes.begin(); begin != boxes.end();) {
+    const auto end = std::find_if(begin, boxes.end(),
+                                  [&](const Box<Real>& box) { return box.image != begin->image; });
+    Window all;
+    int64_t sum = 0;
+    for (auto box = begin; box != end; ++box) {
+      all.cover(box->window);
+      sum += box->window.cells();
+    }
+    if (all.cells() <= sum) std::for_each(begin, end, [&](Box<Real>& box) { box.window = all; });
+    begin = end;
+  }
+}
+
+// Channels of a block for which a turned map of so many cells stays in the cache.
+int64_t block_for(int64_t cells) {
+  const int64_t block = kMapElements / std::max<int64_t>(cells, 1);
+  return std::clamp(block / kSmallestBlock * kSmallestBlock, kSmallestBlock, kBlock);
+}
+
+// Turns a window of `channels` planes, the first at `planes`, to rows of `block` channels.
+template <class T>
+void turn(const RoiAlignParams& p, const T* planes, const Window& window, int64_t channels,
+          int64_t block, std::vector<accumulate_t<T>>& rows) {
+  rows.resize(std::max(rows.size(), static_cast<size_t>(window.cells() * block)));
+  const bool whole = window.width() == p.row_stride;  // the rows follow each other in memory
+  const int64_t count = whole ? window.cells() : window.width();
+  accumulate_t<T>* to = rows.data();
+  for (int64_t y = window.top; y < window.bottom; y += whole ? window.bottom - window.top : 1) {
+    planes_to_rows(planes + y * p.row_stride + window.left, p.channel_stride, to, block, channels,
+                   count);
+    to += count * block;
+  }
+}
+
+template <class T>
+void forward(const RoiAlignParams& p, const std::vector<int64_t>& order, int num_threads) {
+  using Acc = accumulate_t<T>;
+  const bool channels_last = p.channel_stride == 1 && p.column_stride != 1;
+  const int64_t bins = p.output_height * p.output_width;
+  std::vector<Box<Acc>> boxes;
+  for (int64_t first = 0; first < p.num_rois; first += std::ssize(boxes)) {
+    set_boxes(p, order, first, std::min(kBoxesPerChunk, p.num_rois - first), boxes, num_threads);
+    if (!channels_last) share_windows(boxes);
+    int64_t cells = 0;
+    for (const Box<Acc>& box : boxes) cells = std::max(cells, box.window.cells());
+    const int64_t block = channels_last ? kBlock : block_for(cells);
+    for (Box<Acc>& box : boxes) {
+      const Window& window = box.window;
+      if (channels_last) {
+        box.taps.place([&](int64_t y) { return y * p.row_stride; },
+                       [&](int64_t x) { return x * p.column_stride; });
+      } else {
+        box.taps.place([&](int64_t y) { return (y - window.top) * window.width() * block; },
+                       [&](int64_t x) { return (x - window.left) * block; });
+      }
+    }
+    const auto body = [&](int64_t begin, int64_t end) {
+      std::vector<Acc> map, row, pooled(static_cast<size_t>(bins * block));
+      const T* turned = nullptr;
+      Window window;
+      for (int64_t item = begin; item < end; ++item) {
+        const Box<Acc>& box = at(boxes, item % std::ssize(boxes));
+        const int64_t channel = item / std::ssize(boxes) * block;
+        const int64_t length = std::min(block, p.channels - channel);
+        const T* input = static_cast<const T*>(p.input) + box.image * p.batch_stride +
+                         channel * p.channel_stride;
+        row.resize(std::max(row.size(), box.taps.slots.size() * static_cast<size_t>(block)));
+        if (channels_last) {
+          pool_box(box.taps, input, row.data(), pooled.data(), block, length, false);
+        } else {
+          if (turned != input || window != box.window) {
+            turn(p, input, box.window, length, block, map);
+            turned = input;
+            window = box.window;
+          }
+          pool_box(box.taps, map.data(), row.data(), pooled.data(), block, length, false);
+        }
+        rows_to_planes(pooled.data(), block,
+                       static_cast<T*>(p.bins) + (box.roi * p.channels + channel) * bins, bins,
+                       length, bins);
+      }
+    };
+    const int64_t blocks = (p.channels + block - 1) / block;
+    parallel_for(blocks * std::ssize(boxes), kElementsPerThread / (bins * block) + 1, num_threads,
+                 body);
+  }
+}
+
+template <class T>
+void backward(const RoiAlignParams& p, const std::vector<int64_t>& order, int num_threads) {
+  using Acc = accumulate_t<T>;
+  const int64_t bins = p.output_height * p.output_width;
+  const int64_t cells = p.height * p.width;
+  const int64_t block = block_for(cells);
+  const int64_t blocks = (p.channels + block - 1) / block;
+  const auto image_of = [&](int64_t roi) { return static_cast<int64_t>(*roi_of<Acc>(p, roi)); };
+  const auto body = [&](int64_t begin, int64_t end) {
+    std::vector<Acc> map(static_cast<size_t>(cells * block));  // [H * W, block]
+    std::vector<Acc> grad(static_cast<size_t>(bins * block));  // [oh * ow, block]
+    std::vector<Box<Acc>> boxes;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t image = item / blocks;
+      const int64_t channel = item % blocks * block;
+      const int64_t length = std::min(block, p.channels - channel);
+      std::fill(map.begin(), map.end(), Acc{0});
+      const auto first = std::ranges::lower_bound(order, image, {}, image_of);
+      const auto last = std::ranges::upper_bound(order, image, {}, image_of);
+      for (int64_t k = first - order.begin(); k < last - order.begin(); k += std::ssize(boxes)) {
+        set_boxes(p, order, k, std::min(kBoxesPerChunk, last - order.begin() - k), boxes, 1);
+        for (Box<Acc>& box : boxes) {
+          box.taps.place([&](int64_t y) { return y * p.width * block; },
+                         [&](int64_t x) { return x * block; });
+          box.taps.transpose_columns();
+          planes_to_rows(static_cast<const T*>(p.bins) + (box.roi * p.channels + channel) * bins,
+                         bins, grad.data(), block, length, bins);
+          spread_box(box.taps, grad.data(), block, map.data(), length);
+        }
+      }
+      rows_to_planes(map.data(), block,
+                     static_cast<T*>(p.input) + (image * p.channels + channel) * cells, cells,
+                     length, cells);
+    }
+  };
+  const int64_t item_elements = (cells + p.num_rois * bins / p.num_images) * block;
+  parallel_for(p.num_images * blocks, kElementsPerThread / item_elements + 1, num_threads, body);
+}
+
+// The messages of the reference in fastregion/ops/roi_align.py.
+template <class Real>
+void check_rois(const RoiAlignParams& p) {
+  for (int64_t row = 0; row < p.num_rois; ++row) {
+    const Real* roi = roi_of<Real>(p, row);
+    check(std::all_of(roi, roi + 5, [](Real value) { return std::isfinite(value); }),
+          "roi_align: boxes must be finite, got [", roi[0], ", ", roi[1], ", ", roi[2], ", ",
+          roi[3], ", ", roi[4], "] in row ", row);
+    check(roi[0] >= 0 && roi[0] < static_cast<Real>(p.num_images) && roi[0] == std::trunc(roi[0]),
+          "roi_align: the batch index of a box must be an integer below ", p.num_images, ", got ",
+          roi[0], " in row ", row);
+  }
+}
+
+// All boxes, those of one image together and otherwise in the order given.
+template <class Real>
+std::vector<int64_t> order_by_image(const RoiAlignParams& p) {
+  std::vector<int64_t> order(static_cast<size_t>(p.num_rois));
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, {}, [&](int64_t roi) { return *roi_of<Real>(p, roi); });
+  return order;
+}
+
+}  // namespace
+
+void roi_align(const RoiAlignParams& params, int num_threads) {
+  dispatch_float(params.dtype, "roi_align", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using Acc = accumulate_t<T>;
+    check_rois<Acc>(params);
+    if (params.channels > 0) forward<T>(params, order_by_image<Acc>(params), num_threads);
+  });
+}
+
+void roi_align_backward(const RoiAlignParams& params, int num_threads) {
+  if (params.num_images == 0 || params.channels == 0) return;
+  dispatch_float(params.dtype, "roi_align_backward", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    backward<T>(params, order_by_image<accumulate_t<T>>(params), num_threads);
+  });
+}
+
+}  // namespace fastregion::cpu
