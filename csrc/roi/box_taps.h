@@ -30,6 +30,10 @@ struct AxisTaps {
   int64_t count(int64_t bin) const { return at(first, bin + 1) - at(first, bin); }
 
   void set(const Axis<Real>& axis, int64_t bins) {
+    const int64_t most = bins * std::min(2 * axis.samples, axis.cells);
+    first.reserve(static_cast<size_t>(bins + 1));
+    cell.reserve(static_cast<size_t>(most));
+    weight.reserve(static_cast<size_t>(most));
     first.assign(1, 0);
     cell.clear();
     weight.clear();
@@ -74,6 +78,7 @@ struct BoxTaps {
     rows.set(vertical, output_height);
     columns.set(horizontal, output_width);
     slots.clear();
+    slots.reserve(columns.cell.size());
     for (int64_t& column : columns.cell) {
       int64_t& slot = at(slot_of_column, column);
       if (slot < 0) {

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <numeric>
 #include <vector>
 
@@ -31,25 +32,21 @@ constexpr int64_t kTurnWidth = 16;                 // columns worth turning at o
 constexpr int64_t kBoxesPerChunk = 256;            // whose taps are kept at a time
 constexpr int64_t kElementsPerThread = 32 * 1024;  // below, a second thread costs more
 
-// Part of a map: rows [top, bottom), columns [left, right).
+// The part of a map that is turned: these rows (ascending), columns [left, right).
 struct Window {
-  int64_t top = 0, bottom = 0, left = 0, right = 0;
+  std::vector<int64_t> rows;
+  int64_t left = 0, right = 0;
 
   int64_t width() const { return right - left; }
-  int64_t cells() const { return (bottom - top) * width(); }
-  bool operator==(const Window&) const = default;
-  void cover(const Window& other) {
-    if (other.cells() == 0) return;
-    *this = cells() == 0 ? other
-                         : Window{std::min(top, other.top), std::max(bottom, other.bottom),
-                                  std::min(left, other.left), std::max(right, other.right)};
-  }
+  int64_t cells() const { return std::ssize(rows) * width(); }
+  int64_t index_of(int64_t row) const { return std::ranges::lower_bound(rows, row) - rows.begin(); }
 };
 
 template <class Real>
 struct Box {
   int64_t roi = 0, image = 0;
-  Window window;  // what is turned for it
+  Window own;
+  const Window* window = nullptr;  // `own`, or one shared with other boxes
   BoxTaps<Real> taps;
 };
 
@@ -60,14 +57,15 @@ const Real* roi_of(const RoiAlignParams& p, int64_t roi) {
 
 // The cells that a box reads, widened to what can be turned in whole vectors.
 template <class Real>
-Window window_of(const RoiAlignParams& p, const BoxTaps<Real>& taps) {
-  if (taps.rows.cell.empty() || taps.slots.empty()) return {};
-  const auto [top, bottom] = std::minmax_element(taps.rows.cell.begin(), taps.rows.cell.end());
-  const auto [left, right] = std::minmax_element(taps.slots.begin(), taps.slots.end());
-  Window window{*top, *bottom + 1, *left, *right + 1};
-  window.left = std::clamp<int64_t>(window.left, 0, std::max<int64_t>(p.width - kTurnWidth, 0));
-  window.right = std::max(window.right, std::min(window.left + kTurnWidth, p.width));
-  return window;
+void set_window(const RoiAlignParams& p, const BoxTaps<Real>& taps, Window& window) {
+  window = {};
+  if (taps.rows.cell.empty() || taps.slots.empty()) return;
+  window.rows = taps.rows.cell;
+  std::ranges::sort(window.rows);
+  window.rows.erase(std::unique(window.rows.begin(), window.rows.end()), window.rows.end());
+  const auto [left, right] = std::ranges::minmax(taps.slots);
+  window.left = std::clamp<int64_t>(left, 0, std::max<int64_t>(p.width - kTurnWidth, 0));
+  window.right = std::max(right + 1, std::min(window.left + kTurnWidth, p.width));
 }
 
 // Taps, as rows and columns of the map, of the boxes order[first], order[first + 1], ...
@@ -88,26 +86,41 @@ void set_boxes(const RoiAlignParams& p, const std::vector<int64_t>& order, int64
       box.image = static_cast<int64_t>(roi[0]);
       box.taps.set(axis(roi[2], roi[4], p.output_height, p.height), p.output_height,
                    axis(roi[1], roi[3], p.output_width, p.width), p.output_width, slot_of_column);
-      box.window = window_of(p, box.taps);
+      set_window(p, box.taps, box.own);
+      box.window = &box.own;
     }
   });
 }
 
-// Gives the boxes of an image one window where that is less than the sum of their own.
+// Gives the boxes of an image one window where that is less than the sum of their own. Returns the
+// windows that this makes.
 template <class Real>
-void share_windows(std::vector<Box<Real>>& boxes) {
+std::deque<Window> share_windows(const RoiAlignParams& p, std::vector<Box<Real>>& boxes) {
+  std::deque<Window> shared;
+  std::vector<char> is_read(static_cast<size_t>(p.height));
   for (auto begin = boxes.begin(); begin != boxes.end();) {
     const auto end = std::find_if(begin, boxes.end(),
                                   [&](const Box<Real>& box) { return box.image != begin->image; });
-    Window all;
+    Window all{.rows = {}, .left = p.width, .right = 0};
     int64_t sum = 0;
+    std::ranges::fill(is_read, 0);
     for (auto box = begin; box != end; ++box) {
-      all.cover(box->window);
-      sum += box->window.cells();
+      if (box->own.rows.empty()) continue;
+      sum += box->own.cells();
+      all.left = std::min(all.left, box->own.left);
+      all.right = std::max(all.right, box->own.right);
+      for (const int64_t row : box->own.rows) at(is_read, row) = 1;
     }
-    if (all.cells() <= sum) std::for_each(begin, end, [&](Box<Real>& box) { box.window = all; });
+    for (int64_t row = 0; row < p.height; ++row) {
+      if (at(is_read, row)) all.rows.push_back(row);
+    }
+    if (all.cells() <= sum) {
+      shared.push_back(std::move(all));
+      std::for_each(begin, end, [&](Box<Real>& box) { box.window = &shared.back(); });
+    }
     begin = end;
   }
+  return shared;
 }
 
 // Channels of a block for which a turned map of so many cells stays in the cache.
@@ -121,13 +134,16 @@ template <class T>
 void turn(const RoiAlignParams& p, const T* planes, const Window& window, int64_t channels,
           int64_t block, std::vector<accumulate_t<T>>& rows) {
   rows.resize(std::max(rows.size(), static_cast<size_t>(window.cells() * block)));
-  const bool whole = window.width() == p.row_stride;  // the rows follow each other in memory
-  const int64_t count = whole ? window.cells() : window.width();
+  const bool whole = window.width() == p.row_stride;  // rows may follow each other in memory
   accumulate_t<T>* to = rows.data();
-  for (int64_t y = window.top; y < window.bottom; y += whole ? window.bottom - window.top : 1) {
-    planes_to_rows(planes + y * p.row_stride + window.left, p.channel_stride, to, block, channels,
-                   count);
+  for (auto row = window.rows.begin(); row != window.rows.end();) {
+    auto end = row + 1;
+    while (whole && end != window.rows.end() && *end == *row + (end - row)) ++end;
+    const int64_t count = (end - row) * window.width();
+    planes_to_rows(planes + *row * p.row_stride + window.left, p.channel_stride, to, block,
+                   channels, count);
     to += count * block;
+    row = end;
   }
 }
 
@@ -139,24 +155,25 @@ void forward(const RoiAlignParams& p, const std::vector<int64_t>& order, int num
   std::vector<Box<Acc>> boxes;
   for (int64_t first = 0; first < p.num_rois; first += std::ssize(boxes)) {
     set_boxes(p, order, first, std::min(kBoxesPerChunk, p.num_rois - first), boxes, num_threads);
-    if (!channels_last) share_windows(boxes);
+    std::deque<Window> shared;
+    if (!channels_last) shared = share_windows(p, boxes);
     int64_t cells = 0;
-    for (const Box<Acc>& box : boxes) cells = std::max(cells, box.window.cells());
+    for (const Box<Acc>& box : boxes) cells = std::max(cells, box.window->cells());
     const int64_t block = channels_last ? kBlock : block_for(cells);
     for (Box<Acc>& box : boxes) {
-      const Window& window = box.window;
+      const Window& window = *box.window;
       if (channels_last) {
         box.taps.place([&](int64_t y) { return y * p.row_stride; },
                        [&](int64_t x) { return x * p.column_stride; });
       } else {
-        box.taps.place([&](int64_t y) { return (y - window.top) * window.width() * block; },
+        box.taps.place([&](int64_t y) { return window.index_of(y) * window.width() * block; },
                        [&](int64_t x) { return (x - window.left) * block; });
       }
     }
     const auto body = [&](int64_t begin, int64_t end) {
       std::vector<Acc> map, row, pooled(static_cast<size_t>(bins * block));
       const T* turned = nullptr;
-      Window window;
+      const Window* window = nullptr;
       for (int64_t item = begin; item < end; ++item) {
         const Box<Acc>& box = at(boxes, item % std::ssize(boxes));
         const int64_t channel = item / std::ssize(boxes) * block;
@@ -168,7 +185,7 @@ void forward(const RoiAlignParams& p, const std::vector<int64_t>& order, int num
           pool_box(box.taps, input, row.data(), pooled.data(), block, length, false);
         } else {
           if (turned != input || window != box.window) {
-            turn(p, input, box.window, length, block, map);
+            turn(p, input, *box.window, length, block, map);
             turned = input;
             window = box.window;
           }
