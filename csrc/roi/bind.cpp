@@ -19,15 +19,16 @@ namespace {
 using Address = std::uintptr_t;
 
 RoiReplayParams roi_replay_params(int dtype, Address tokens, Address bins, Address boxes,
-                                  int64_t token_stride, int64_t bin_stride, int64_t num_rois,
-                                  int64_t channels, int64_t grid_rows, int64_t grid_columns,
-                                  int64_t tile_height, int64_t tile_width, int64_t output_height,
-                                  int64_t output_width) {
+                                  int64_t token_stride, int64_t box_stride, int64_t bin_stride,
+                                  int64_t num_rois, int64_t channels, int64_t grid_rows,
+                                  int64_t grid_columns, int64_t tile_height, int64_t tile_width,
+                                  int64_t output_height, int64_t output_width) {
   return {.dtype = static_cast<DType>(dtype),
           .tokens = reinterpret_cast<void*>(tokens),
           .bins = reinterpret_cast<void*>(bins),
           .boxes = reinterpret_cast<const void*>(boxes),
           .token_stride = token_stride,
+          .box_stride = box_stride,
           .bin_stride = bin_stride,
           .num_rois = num_rois,
           .channels = channels,
@@ -92,7 +93,7 @@ void bind_roi(py::module_& module) {
   module.def("roi_replay_backward_cuda", &on_device<Replay, &cuda::roi_replay_backward>, release);
   module.def("roi_align_cuda", &on_device<Align, &cuda::roi_align>, release);
   module.def("roi_align_backward_cuda", &on_device<Align, &cuda::roi_align_backward>, release);
-  module.def("roi_align_backward_gather_cuda", &on_device<Align, &cuda::roi_align_backward_gather>,
+  module.def("roi_align_backward_atomic_cuda", &on_device<Align, &cuda::roi_align_backward_atomic>,
              release);
 #endif
 }

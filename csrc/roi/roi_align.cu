@@ -5,9 +5,9 @@
 // neighbouring cells, or neighbouring channels. Traffic: touched cells once from memory (repeats
 // hit the caches), every bin written once.
 //
-// Backward: a thread adds the gradient of one bin to the cells that it read, with atomics. The
-// gather form gives a thread one cell, which visits the bins that read it, box by box: a fixed
-// order. A box that does not reach the cell costs two comparisons.
+// Backward: a thread owns one cell and gathers from the bins that read it, box by box: a fixed
+// order. A box that does not reach the cell costs a few comparisons. The atomic form is faster for
+// many boxes: a thread adds the gradient of one bin to the cells that it read.
 #include "core/device.h"
 #include "roi/bilinear.h"
 #include "roi/roi_align.h"
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    roi_align_backward_kernel(RoiAlignParams p, int64_t total) {
+    roi_align_backward_atomic_kernel(RoiAlignParams p, int64_t total) {
   using Acc = accumulate_t<T>;
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= total) return;  // no barrier below
@@ -120,7 +120,7 @@ __host__ __device__ bool reaches(const Axis<Real>& axis, int64_t bins, int64_t c
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    roi_align_backward_gather_kernel(RoiAlignParams p, int64_t total) {
+    roi_align_backward_kernel(RoiAlignParams p, int64_t total) {
   using Acc = accumulate_t<T>;
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= total) return;  // no barrier below
@@ -188,8 +188,7 @@ void roi_align(const RoiAlignParams& params, cudaStream_t stream) {
 }
 
 void roi_align_backward(const RoiAlignParams& params, cudaStream_t stream) {
-  const int64_t total =
-      params.num_rois * params.channels * params.output_height * params.output_width;
+  const int64_t total = params.num_images * params.channels * params.height * params.width;
   if (total == 0) return;
   dispatch_float<__half, __nv_bfloat16>(params.dtype, "roi_align_backward", [&](auto tag) {
     launch("roi_align_backward", roi_align_backward_kernel<typename decltype(tag)::type>,
@@ -197,11 +196,12 @@ void roi_align_backward(const RoiAlignParams& params, cudaStream_t stream) {
   });
 }
 
-void roi_align_backward_gather(const RoiAlignParams& params, cudaStream_t stream) {
-  const int64_t total = params.num_images * params.channels * params.height * params.width;
+void roi_align_backward_atomic(const RoiAlignParams& params, cudaStream_t stream) {
+  const int64_t total =
+      params.num_rois * params.channels * params.output_height * params.output_width;
   if (total == 0) return;
   dispatch_float<__half, __nv_bfloat16>(params.dtype, "roi_align_backward", [&](auto tag) {
-    launch("roi_align_backward", roi_align_backward_gather_kernel<typename decltype(tag)::type>,
+    launch("roi_align_backward", roi_align_backward_atomic_kernel<typename decltype(tag)::type>,
            shape_for(total, stream), params, total);
   });
 }

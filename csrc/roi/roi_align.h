@@ -41,10 +41,10 @@ void roi_align_backward(const RoiAlignParams& params, int num_threads);
 namespace cuda {
 // On the current device. Boxes are not checked: one with NaN, or of no image, gives zeros.
 void roi_align(const RoiAlignParams& params, cudaStream_t stream);
-// Adds with atomics, in no fixed order, to `input`: zeros of float (double for double).
+// Deterministic: every cell gathers from the bins that read it.
 void roi_align_backward(const RoiAlignParams& params, cudaStream_t stream);
-// Deterministic: every cell gathers from the bins that read it. Writes `input` in `dtype`.
-void roi_align_backward_gather(const RoiAlignParams& params, cudaStream_t stream);
+// Adds with atomics, in no fixed order, to `input`: zeros of float (double for double).
+void roi_align_backward_atomic(const RoiAlignParams& params, cudaStream_t stream);
 }  // namespace cuda
 #endif
 

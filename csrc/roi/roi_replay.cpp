@@ -46,6 +46,7 @@ bool streamable(const RoiReplayParams& p) {
   return p.num_rois * p.output_height * p.output_width * p.channels * int64_t{sizeof(T)} >=
              kStreamBytes &&
          reinterpret_cast<uintptr_t>(p.bins) % kLine == 0 &&
+         p.box_stride * int64_t{sizeof(T)} % kLine == 0 &&
          p.bin_stride * int64_t{sizeof(T)} % kLine == 0;
 }
 
@@ -69,8 +70,8 @@ void forward(const RoiReplayParams& p, int num_threads) {
         row.resize(taps.slots.size() * kChannelBlock);
       }
       pool_box(taps, static_cast<const T*>(p.tokens) + channel, row.data(),
-               static_cast<T*>(p.bins) + roi * bins_per_roi * p.bin_stride + channel, p.bin_stride,
-               length, stream);
+               static_cast<T*>(p.bins) + roi * p.box_stride + channel, p.bin_stride, length,
+               stream);
     }
     if (stream) finish_streams();
   };
@@ -95,9 +96,8 @@ void backward(const RoiReplayParams& p, int num_threads) {
       for (int64_t roi = 0; roi < p.num_rois; ++roi) {
         set_taps(p, roi, block, taps, slot_of_column);
         taps.transpose_columns();
-        spread_box(taps,
-                   static_cast<const T*>(p.bins) + roi * bins_per_roi * p.bin_stride + channel,
-                   p.bin_stride, map.data(), length);
+        spread_box(taps, static_cast<const T*>(p.bins) + roi * p.box_stride + channel, p.bin_stride,
+                   map.data(), length);
       }
       T* token = static_cast<T*>(p.tokens) + channel;
       for (int64_t cell = 0; cell < cells; ++cell, token += p.token_stride) {

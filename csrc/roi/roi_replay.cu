@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(kThreads)
     }
     Pack<T, kVector> pack;
     for (int v = 0; v < kVector; ++v) pack.values[v] = from_float<T>(sums[v]);
-    const int64_t bin = (roi * p.output_height + i) * p.output_width + j;
-    T* out = static_cast<T*>(p.bins) + bin * p.bin_stride + channel;
+    const int64_t bin = i * p.output_width + j;
+    T* out = static_cast<T*>(p.bins) + roi * p.box_stride + bin * p.bin_stride + channel;
     *reinterpret_cast<Pack<T, kVector>*>(out) = pack;
   }
 }
@@ -115,8 +115,9 @@ __global__ void __launch_bounds__(kThreads)
       for (int64_t j = 0; j < p.output_width; ++j) {
         const Acc weight = row * axis_weight(horizontal, j, x);
         if (weight == 0) continue;
-        const int64_t bin = (roi * p.output_height + i) * p.output_width + j;
-        const T* grad = static_cast<const T*>(p.bins) + bin * p.bin_stride + channel;
+        const int64_t bin = i * p.output_width + j;
+        const T* grad =
+            static_cast<const T*>(p.bins) + roi * p.box_stride + bin * p.bin_stride + channel;
         const auto pack = *reinterpret_cast<const Pack<T, kVector>*>(grad);
         for (int v = 0; v < kVector; ++v) sums[v] += weight * to_float(pack.values[v]);
       }
@@ -137,7 +138,8 @@ bool vectorizable(const RoiReplayParams& p) {
     return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0;
   };
   return p.channels % kVector == 0 && p.token_stride % kVector == 0 &&
-         p.bin_stride % kVector == 0 && aligned(p.tokens) && aligned(p.bins);
+         p.box_stride % kVector == 0 && p.bin_stride % kVector == 0 && aligned(p.tokens) &&
+         aligned(p.bins);
 }
 
 template <class T, int kVector>

@@ -5,7 +5,7 @@
 //   gradient:    dF(y, x, c) = sum over r, i, j of wy[r, i, y] * wx[r, j, x] * bins[r, i, j, c]
 //
 //   tokens [T * P, C], T = grid_rows * grid_columns tiles of P = th * tw tokens, row-major
-//   boxes  [R, 4] (x1, y1, x2, y2) in cells of F    bins [R * oh * ow, C], row-major
+//   boxes  [R, 4] (x1, y1, x2, y2) in cells of F    bins [R, oh * ow, C], row-major
 //
 // Weights: bilinear.h. Sums in float32 (double for double), rounded once. Deterministic.
 #pragma once
@@ -20,11 +20,12 @@
 namespace fastregion {
 
 struct RoiReplayParams {
-  DType dtype;                       // of tokens and bins
-  void* tokens;                      // forward: read; gradient: written
-  void* bins;                        // forward: written; gradient: read
-  const void* boxes;                 // [R, 4] float32, or float64 when dtype is float64
-  int64_t token_stride, bin_stride;  // elements from row to row; channels are contiguous
+  DType dtype;                     // of tokens and bins
+  void* tokens;                    // forward: read; gradient: written
+  void* bins;                      // forward: written; gradient: read
+  const void* boxes;               // [R, 4] float32, or float64 when dtype is float64
+  int64_t token_stride;            // elements from token to token; channels are contiguous
+  int64_t box_stride, bin_stride;  // elements from box to box and from bin to bin
   int64_t num_rois, channels;
   int64_t grid_rows, grid_columns, tile_height, tile_width;
   int64_t output_height, output_width;

@@ -111,7 +111,13 @@ def roi_align_reference(
     """The definition, in plain torch; every backend is held to it (float64 stays float64)."""
     dtype = accumulation_dtype(input.dtype)
     images, rows, columns = _weights(
-        rois.to(dtype), *input.shape[2:], spatial_scale, output_size, sampling_ratio, aligned
+        rois.to(dtype),
+        input.shape[2],
+        input.shape[3],
+        spatial_scale,
+        output_size,
+        sampling_ratio,
+        aligned,
     )
     out = input.new_zeros((len(rois), input.shape[1], *output_size))
     for roi, image in enumerate(images):
@@ -132,7 +138,13 @@ def roi_align_backward_reference(
     """Transpose of ``roi_align_reference``: gradient of the input ``[N, C, H, W]``."""
     dtype = accumulation_dtype(grad.dtype)
     images, rows, columns = _weights(
-        rois.to(dtype), *input_size[2:], spatial_scale, output_size, sampling_ratio, aligned
+        rois.to(dtype),
+        input_size[2],
+        input_size[3],
+        spatial_scale,
+        output_size,
+        sampling_ratio,
+        aligned,
     )
     out = grad.new_zeros(input_size, dtype=dtype)
     for roi, image in enumerate(images):
@@ -230,8 +242,7 @@ def _boxes_to_rois(input: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     """One ``[L, 4]`` for each image as ``[R, 5]``."""
     if not isinstance(boxes, (list, tuple)):
         raise TypeError(
-            "roi_align: boxes must be a tensor or a list of tensors, got "
-            f"{type(boxes).__name__}"
+            f"roi_align: boxes must be a tensor or a list of tensors, got {type(boxes).__name__}"
         )
     if len(boxes) > input.shape[0]:
         raise ValueError(
@@ -295,13 +306,12 @@ def _backward(
     if chosen == "reference":
         return roi_align_backward_reference(grad, rois, input_size, *settings)
     grad = grad.contiguous()
-    kernel = "roi.roi_align_backward"
-    if grad.is_cuda and not torch.are_deterministic_algorithms_enabled():
+    if chosen == "cuda" and not torch.are_deterministic_algorithms_enabled():
         sums = grad.new_zeros(input_size, dtype=accumulation_dtype(grad.dtype))
-        _run(chosen, kernel, sums, grad, rois, *settings)
+        _run(chosen, "roi.roi_align_backward_atomic", sums, grad, rois, *settings)
         return sums.to(grad.dtype)
-    out = grad.new_empty(input_size)
-    _run(chosen, f"{kernel}_gather" if grad.is_cuda else kernel, out, grad, rois, *settings)
+    out = _backward_fake(grad, rois, input_size, *settings, backend)
+    _run(chosen, "roi.roi_align_backward", out, grad, rois, *settings)
     return out
 
 
@@ -389,9 +399,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _input_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (rois,) = ctx.saved_tensors
-    grad_input = torch.ops.fastregion.roi_align_backward(
-        grad, rois, ctx.input_size, *ctx.settings
-    )
+    grad_input = torch.ops.fastregion.roi_align_backward(grad, rois, ctx.input_size, *ctx.settings)
     return grad_input, None, None, None, None, None, None
 
 

@@ -35,6 +35,7 @@ from fastregion.ops.checks import (
     accumulation_dtype,
     check_floating,
     check_same_device,
+    check_same_dtype,
     positive_pair,
     size_pair,
 )
@@ -121,6 +122,7 @@ def roi_replay(
     output_size: int | Sequence[int],
     *,
     tile_size: int | Sequence[int] | None = None,
+    out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """RoI-Align of boxes on a grid of feature tiles, without merging the tiles.
@@ -132,15 +134,20 @@ def roi_replay(
             covers the whole map is ``(0, 0, columns * tile_width, rows * tile_height)``.
         output_size: (height, width) of the result in bins, or one number for both.
         tile_size: (height, width) of one tile in tokens; square tiles when left out.
+        out: Where to write the result, ``[R, oh * ow, C]`` in the dtype of ``tiles``; a slice of a
+            larger buffer will do, such as a prompt's embeddings, as long as channels are
+            contiguous. For inference: it takes no part in autograd.
         backend: Force ``"reference"``, ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        ``[R, oh * ow, C]`` in the dtype of ``tiles``, bins row-major.
+        ``[R, oh * ow, C]`` in the dtype of ``tiles``, bins row-major; ``out`` where it was given.
 
     Raises:
-        TypeError: ``tiles`` or ``boxes`` not of a floating dtype listed in the module.
+        TypeError: ``tiles`` or ``boxes`` not of a floating dtype listed in the module, or ``out``
+            not of the dtype of ``tiles``.
         ValueError: Wrong ranks, a grid or tile size that does not match ``tiles``, tensors on
-            different devices, or (on the CPU) boxes with NaN or infinity.
+            different devices, (on the CPU) boxes with NaN or infinity, or an ``out`` of another
+            shape, with overlapping rows, or where gradients are asked for.
     """
     name = "roi_replay"
     if tiles.dim() != 3:
@@ -167,10 +174,33 @@ def roi_replay(
             "; give tile_size=(height, width) for tiles that are not square"
         )
     oh, ow = size_pair(name, "output_size", output_size)
-    out: Tensor = torch.ops.fastregion.roi_replay(
-        tiles, boxes, [rows, columns], [height, width], [oh, ow], backend or ""
-    )
+    settings = ([rows, columns], [height, width], [oh, ow], backend or "")
+    if out is None:
+        result: Tensor = torch.ops.fastregion.roi_replay(tiles, boxes, *settings)
+        return result
+    _check_out(out, tiles, (boxes.shape[0], oh * ow, tiles.shape[2]))
+    torch.ops.fastregion.roi_replay_out(out, tiles, boxes, *settings)
     return out
+
+
+def _check_out(out: Tensor, tiles: Tensor, shape: tuple[int, int, int]) -> None:
+    name = "roi_replay"
+    check_same_dtype(name, out=out, tiles=tiles)
+    check_same_device(name, out=out, tiles=tiles)
+    if out.shape != shape:
+        raise ValueError(f"{name}: out must be {list(shape)}, got shape {tuple(out.shape)}")
+    box_stride, bin_stride, channel_stride = out.stride()
+    apart = (shape[1] < 2 or bin_stride >= shape[2]) and (shape[0] < 2 or box_stride >= shape[2])
+    if (shape[2] > 1 and channel_stride != 1) or not apart:
+        raise ValueError(
+            f"{name}: out must have contiguous channels and rows apart from each other, "
+            f"got strides {out.stride()}"
+        )
+    if torch.is_grad_enabled() and (tiles.requires_grad or out.requires_grad):
+        raise ValueError(
+            f"{name}: out takes no part in autograd, but gradients are required; "
+            "leave it out, or call under torch.no_grad()"
+        )
 
 
 def _forward(
@@ -188,6 +218,24 @@ def _forward(
     out = _forward_fake(tiles, boxes, grid, tile_size, output_size, backend)
     _run(chosen, "roi.roi_replay", tiles, out, boxes, grid, tile_size, output_size)
     return out
+
+
+def _forward_out(
+    out: Tensor,
+    tiles: Tensor,
+    boxes: Tensor,
+    grid: list[int],
+    tile_size: list[int],
+    output_size: list[int],
+    backend: str,
+) -> None:
+    chosen = choose_backend("roi_replay", tiles.device, force=backend)
+    if chosen == "reference":
+        out.copy_(_forward(tiles, boxes, grid, tile_size, output_size, backend))
+        return
+    _run(chosen, "roi.roi_replay", tiles, out, boxes, grid, tile_size, output_size)
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)  # the kernel wrote behind torch's back
 
 
 def _backward(
@@ -218,15 +266,17 @@ def _run(
 ) -> None:
     """Call a native kernel with the contract of csrc/roi/roi_replay.h."""
     tokens, token_stride = as_rows(tiles)
-    rows, bin_stride = as_rows(bins)
+    if bins.shape[2] > 1 and bins.stride(2) != 1:
+        bins = bins.contiguous()  # a gradient; results always have contiguous channels
     boxes = boxes.to(accumulation_dtype(tiles.dtype)).contiguous()
     params = family("roi").RoiReplayParams(
         DTYPE_CODES[tiles.dtype],
         tokens.data_ptr(),
-        rows.data_ptr(),
+        bins.data_ptr(),
         boxes.data_ptr(),
         token_stride,
-        bin_stride,
+        bins.stride(0),
+        bins.stride(1),
         boxes.shape[0],
         tiles.shape[2],
         *grid,
@@ -269,6 +319,18 @@ def _backward_fake(
     return grad.new_empty((grid[0] * grid[1], tile_size[0] * tile_size[1], grad.shape[2]))
 
 
+def _forward_out_fake(
+    out: Tensor,
+    tiles: Tensor,
+    boxes: Tensor,
+    grid: list[int],
+    tile_size: list[int],
+    output_size: list[int],
+    backend: str,
+) -> None:
+    return
+
+
 def _save_boxes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, boxes, *ctx.settings = inputs
     ctx.save_for_backward(boxes)
@@ -292,6 +354,12 @@ register(
     "str backend) -> Tensor",
     _forward,
     _forward_fake,
+)
+register(
+    "roi_replay_out(Tensor(a!) out, Tensor tiles, Tensor boxes, int[] grid, int[] tile_size, "
+    "int[] output_size, str backend) -> ()",
+    _forward_out,
+    _forward_out_fake,
 )
 register(
     "roi_replay_backward(Tensor grad, Tensor boxes, int[] grid, int[] tile_size, "

@@ -143,6 +143,64 @@ def test_layouts(backend) -> None:
     torch.testing.assert_close(one.grad, dense)
 
 
+@pytest.mark.parametrize("channels", [1, 16, 19])
+def test_out(backend, dtype, channels: int) -> None:
+    """Into slices of a larger buffer, whose other rows stay as they are."""
+    tiles = torch.randn(4, 16, channels).to(backend.device, dtype)
+    boxes = make_boxes(8, 8).to(backend.device)
+    expected = roi_replay(tiles, (2, 2), boxes, (3, 2), backend=backend.name)
+    buffer = torch.full((len(boxes), 10, channels + 5), 7.0).to(backend.device, dtype)
+    wanted = buffer.clone()
+    wanted[:, 2:8, 3:-2] = expected
+    out = buffer[:, 2:8, 3:-2]
+    version = buffer._version
+    assert roi_replay(tiles, (2, 2), boxes, (3, 2), out=out, backend=backend.name) is out
+    assert torch.equal(buffer, wanted)
+    assert buffer._version > version
+    rows = torch.empty(2 * 6, channels).to(backend.device, dtype)
+    with torch.inference_mode():
+        roi_replay(
+            tiles, (2, 2), boxes[:2], (3, 2), out=rows.view(2, 6, channels), backend=backend.name
+        )
+    assert torch.equal(rows.view(2, 6, channels), expected[:2])
+
+
+def test_out_opcheck_and_compile(backend) -> None:
+    tiles = torch.randn(2, 9, 3, device=backend.device)
+    boxes = torch.rand(4, 4, device=backend.device) * 6
+    settings = ([1, 2], [3, 3], [2, 2], backend.name)
+    buffer = torch.zeros(4, 7, 3, device=backend.device)
+    torch.library.opcheck(
+        torch.ops.fastregion.roi_replay_out.default, (buffer[:, 1:5], tiles, boxes, *settings)
+    )
+
+    def run(tiles: Tensor, buffer: Tensor) -> Tensor:
+        roi_replay(tiles, (1, 2), boxes, 2, out=buffer[:, 1:5], backend=backend.name)
+        return buffer * 2
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(tiles, torch.zeros_like(buffer)), run(tiles, buffer))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("large", ["tokens", "bins"])
+def test_more_than_31_bits(backend, large: str) -> None:
+    """Offsets into 2.2e9 elements: rows far apart, so that little memory is ever touched."""
+    if backend.name == "reference":
+        pytest.skip("it would copy the rows")
+    stride = 2_200_000_000 // 15
+    stored = torch.empty(15 * stride + 8, dtype=torch.bfloat16, device=backend.device)
+    far = stored.as_strided((1, 16, 8), (16 * stride, stride, 1))
+    boxes = torch.tensor([[0.0, 0, 4, 4]], device=backend.device)
+    tokens = torch.randn(1, 16, 8).to(backend.device, torch.bfloat16)
+    expected = roi_replay(tokens, (1, 1), boxes, 4, backend=backend.name)
+    if large == "tokens":
+        result = roi_replay(far.copy_(tokens), (1, 1), boxes, 4, backend=backend.name)
+    else:
+        result = roi_replay(tokens, (1, 1), boxes, 4, out=far, backend=backend.name)
+    assert torch.equal(result, expected)
+
+
 def test_same_bits_twice(backend) -> None:
     tiles = torch.randn(4, 16, 19, device=backend.device)
     boxes = make_boxes(8, 8).to(backend.device)
@@ -227,6 +285,20 @@ def test_autocast_changes_nothing() -> None:
             "finite.* row 1",
         ),
         ({"boxes": torch.tensor([[0, 0, math.inf, 1]])}, ValueError, "finite, got .* in row 0"),
+        ({"out": torch.zeros(3, 4, 3).half()}, TypeError, "out and tiles must have the same dtype"),
+        ({"out": torch.zeros(3, 4, 3, device="meta")}, ValueError, "same device, got meta and cpu"),
+        ({"out": torch.zeros(3, 4, 4)}, ValueError, r"out must be \[3, 4, 3\], got shape"),
+        (
+            {"out": torch.zeros(3, 4, 6)[..., ::2]},
+            ValueError,
+            r"contiguous channels and rows apart .* got strides \(24, 6, 2\)",
+        ),
+        ({"out": torch.zeros(3, 1, 3).expand(3, 4, 3)}, ValueError, "rows apart from each other"),
+        (
+            {"out": torch.zeros(3, 4, 3), "tiles": torch.zeros(2, 9, 3, requires_grad=True)},
+            ValueError,
+            "out takes no part in autograd",
+        ),
         ({"backend": "gpu"}, ValueError, "backend must be auto, reference, cpu or cuda, got 'gpu'"),
     ],
 )
