@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/huge_pages.h"
 #include "core/parallel.h"
 #include "core/rows.h"
 #include "roi/box_taps.h"
@@ -26,6 +27,9 @@ constexpr int64_t kSmallestBlock = 64;
 constexpr int64_t kElementsPerThread = 32 * 1024;
 // A larger result would push the map out of the cache before anybody reads it.
 constexpr int64_t kStreamBytes = 4 * 1024 * 1024;
+
+constexpr int64_t kBoxesPerChunk = 256;  // whose taps are kept at a time
+constexpr int64_t kBoxesPerThread = 16;
 
 // Sets the taps of one box, in elements of tokens that are `token_stride` apart.
 template <class Real>
@@ -50,32 +54,48 @@ bool streamable(const RoiReplayParams& p) {
          p.bin_stride * int64_t{sizeof(T)} % kLine == 0;
 }
 
+// Channels at a time. Where boxes overlap much, the map of a channel block stays in the L2 cache
+// while all boxes read it; for a few boxes long runs of channels are better.
+int64_t forward_block(const RoiReplayParams& p) {
+  constexpr int64_t kManyBoxes = 16;
+  if (p.num_rois < kManyBoxes) return kChannelBlock;
+  return std::clamp(kMapElements / (map_height(p) * map_width(p)), kSmallestBlock, kChannelBlock);
+}
+
 template <class T>
 void forward(const RoiReplayParams& p, int num_threads) {
   using Acc = accumulate_t<T>;
   const int64_t bins_per_roi = p.output_height * p.output_width;
-  const int64_t blocks = (p.channels + kChannelBlock - 1) / kChannelBlock;
-  const int64_t item_elements = bins_per_roi * std::min(p.channels, kChannelBlock);
+  const int64_t block = forward_block(p);
+  const int64_t blocks = (p.channels + block - 1) / block;
+  const int64_t item_elements = bins_per_roi * std::min(p.channels, block);
   const bool stream = streamable<T>(p);
-  const auto body = [&](int64_t begin, int64_t end) {
-    BoxTaps<Acc> taps;
-    std::vector<int64_t> slot_of_column(static_cast<size_t>(map_width(p)), -1);
-    std::vector<Acc> row;  // [slots, kChannelBlock]
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t roi = item / blocks;
-      const int64_t channel = item % blocks * kChannelBlock;
-      const int64_t length = std::min(kChannelBlock, p.channels - channel);
-      if (item == begin || channel == 0) {
-        set_taps(p, roi, p.token_stride, taps, slot_of_column);
-        row.resize(taps.slots.size() * kChannelBlock);
+  if (stream) advise_huge_pages(p.bins, p.num_rois * p.box_stride * int64_t{sizeof(T)});
+  std::vector<BoxTaps<Acc>> boxes;
+  for (int64_t first = 0; first < p.num_rois; first += std::ssize(boxes)) {
+    boxes.resize(static_cast<size_t>(std::min(kBoxesPerChunk, p.num_rois - first)));
+    parallel_for(std::ssize(boxes), kBoxesPerThread, num_threads, [&](int64_t begin, int64_t end) {
+      std::vector<int64_t> slot_of_column(static_cast<size_t>(map_width(p)), -1);
+      for (int64_t k = begin; k < end; ++k) {
+        set_taps(p, first + k, p.token_stride, at(boxes, k), slot_of_column);
       }
-      pool_box(taps, static_cast<const T*>(p.tokens) + channel, row.data(),
-               static_cast<T*>(p.bins) + roi * p.box_stride + channel, p.bin_stride, length,
-               stream);
-    }
-    if (stream) finish_streams();
-  };
-  parallel_for(p.num_rois * blocks, kElementsPerThread / item_elements + 1, num_threads, body);
+    });
+    const auto body = [&](int64_t begin, int64_t end) {
+      std::vector<Acc> row;  // [slots, block]
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t roi = first + item % std::ssize(boxes);
+        const int64_t channel = item / std::ssize(boxes) * block;
+        const BoxTaps<Acc>& taps = at(boxes, roi - first);
+        row.resize(std::max(row.size(), taps.slots.size() * static_cast<size_t>(block)));
+        pool_box(taps, static_cast<const T*>(p.tokens) + channel, row.data(),
+                 static_cast<T*>(p.bins) + roi * p.box_stride + channel, p.bin_stride,
+                 std::min(block, p.channels - channel), stream);
+      }
+      if (stream) finish_streams();
+    };
+    parallel_for(blocks * std::ssize(boxes), kElementsPerThread / item_elements + 1, num_threads,
+                 body);
+  }
 }
 
 template <class T>
