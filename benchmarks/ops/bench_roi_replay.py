@@ -11,14 +11,14 @@ tiles, 33.6 MB for 4 x 4), so 19 MB for 5 boxes on 2 x 2 tiles and 142 MB for 64
 multiply-adds a channel and bin, plus 4 for every column of an output row: below 0.1 GFLOP for 5
 boxes, so memory decides. The gradient writes the whole map and reads the gradient of the output.
 
-Peers: "published" merges the tiles to one NCHW map in float32 for every box and pools it, as the
-released GAR code does; "merged once" pools all boxes in one call. Pooling is RoI-Align of
-torchvision where that is installed, and bilinear ``grid_sample`` plus averaging otherwise.
+Peers: "published" merges the tiles to one NCHW map in float32 for every box and pools it with
+torchvision's RoI-Align, as the released GAR code does; "merged once" pools all boxes in one call;
+"grid_sample" does so with what torch itself has. Without torchvision the first two are skipped, and
+say so. "out=" is ours into a buffer that is there already, such as a prompt's embeddings: above
+32 MiB the pages of a fresh result cost as much as the kernel.
 """
 
 from __future__ import annotations
-
-import importlib.util
 
 import pytest
 import torch
@@ -28,8 +28,8 @@ from torch.nn import functional
 from fastregion.ops import roi_replay
 
 CHANNELS, SIDE, BINS = 2048, 16, 16
-CASES = [((2, 2), 1), ((2, 2), 5), ((2, 2), 64), ((4, 4), 5)]
-WAYS = ["published", "merged once", "reference", "fastregion"]
+CASES = [((2, 2), 1), ((2, 2), 5), ((2, 2), 64), ((4, 4), 5), ((4, 4), 64)]
+WAYS = ["published", "merged once", "grid_sample", "reference", "fastregion", "out="]
 
 
 def make_boxes(count: int, height: int, width: int) -> Tensor:
@@ -64,22 +64,24 @@ def pool_by_grid_sample(features: Tensor, boxes: Tensor) -> Tensor:
 
 
 def pool(features: Tensor, boxes: Tensor) -> Tensor:
-    if importlib.util.find_spec("torchvision") is None:
-        return pool_by_grid_sample(features, boxes)
-    from torchvision.ops import roi_align
-
-    return roi_align(features, [boxes], BINS, 1.0, 2, True)
+    ops = pytest.importorskip("torchvision.ops", exc_type=ImportError)
+    result: Tensor = ops.roi_align(features, [boxes], BINS, 1.0, 2, True)
+    return result
 
 
-def run(way: str, tiles: Tensor, grid: tuple[int, int], boxes: Tensor) -> Tensor:
+def run(
+    way: str, tiles: Tensor, grid: tuple[int, int], boxes: Tensor, out: Tensor | None = None
+) -> Tensor:
     if way == "published":
         each = [pool(merge(tiles, grid), box[None]).flatten(2).transpose(1, 2) for box in boxes]
         return torch.cat(each).to(tiles.dtype)
-    if way == "merged once":
-        pooled = pool(merge(tiles, grid), boxes)
+    if way in ("merged once", "grid_sample"):
+        features = merge(tiles, grid)
+        function = pool if way == "merged once" else pool_by_grid_sample
+        pooled = function(features, boxes)
         return pooled.flatten(2).transpose(1, 2).contiguous().to(tiles.dtype)
-    backend = "cpu" if way == "fastregion" else "reference"
-    return roi_replay(tiles, grid, boxes, BINS, backend=backend)
+    backend = "reference" if way == "reference" else "cpu"
+    return roi_replay(tiles, grid, boxes, BINS, out=out, backend=backend)
 
 
 def make_case(grid: tuple[int, int], count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -104,10 +106,11 @@ def test_forward(
         run(way, tiles, grid, boxes).double(), exact, rtol=tolerance, atol=tolerance
     )
     benchmark.group = f"forward {grid} {count} boxes {dtype}"
-    benchmark.pedantic(run, (way, tiles, grid, boxes), rounds=9, warmup_rounds=1)
+    out = torch.empty(count, BINS * BINS, CHANNELS, dtype=dtype) if way == "out=" else None
+    benchmark.pedantic(run, (way, tiles, grid, boxes, out), rounds=9, warmup_rounds=1)
 
 
-@pytest.mark.parametrize("way", ["merged once", "fastregion"])
+@pytest.mark.parametrize("way", ["merged once", "grid_sample", "fastregion"])
 @pytest.mark.parametrize(("grid", "count"), [((2, 2), 5), ((4, 4), 5)], ids=str)
 def test_backward(benchmark, grid: tuple[int, int], count: int, way: str) -> None:
     tiles, boxes = make_case(grid, count, torch.float32)

@@ -1,9 +1,9 @@
 // CPU side of roi_replay; the equations are in the header, the two steps in pool_box.h.
 //
 // Traffic: every touched cell once from memory (output rows that follow each other find their
-// source rows in the cache), every bin once. Work is split over (box, channel block), the
-// gradient's over channel blocks: no two threads write the same place, and the order of every sum
-// is fixed.
+// source rows in the cache; of many boxes, the map is copied once), every bin once. Work is split
+// over (box, channel block), the gradient's over channel blocks: no two threads write the same
+// place, and the order of every sum is fixed.
 #include "roi/roi_replay.h"
 
 #include <algorithm>
@@ -31,18 +31,6 @@ constexpr int64_t kStreamBytes = 4 * 1024 * 1024;
 constexpr int64_t kBoxesPerChunk = 256;  // whose taps are kept at a time
 constexpr int64_t kBoxesPerThread = 16;
 
-// Sets the taps of one box, in elements of tokens that are `token_stride` apart.
-template <class Real>
-void set_taps(const RoiReplayParams& p, int64_t roi, int64_t token_stride, BoxTaps<Real>& taps,
-              std::vector<int64_t>& slot_of_column) {
-  const Real* box = static_cast<const Real*>(p.boxes) + roi * 4;  // x1, y1, x2, y2
-  taps.set(replay_axis(box[1], box[3], p.output_height, map_height(p)), p.output_height,
-           replay_axis(box[0], box[2], p.output_width, map_width(p)), p.output_width,
-           slot_of_column);
-  taps.place([&](int64_t y) { return token_of_row(p, y) * token_stride; },
-             [&](int64_t x) { return token_of_column(p, x) * token_stride; });
-}
-
 // Whether streaming stores can write the bins: every vector of them starts on a cache line.
 template <class T>
 bool streamable(const RoiReplayParams& p) {
@@ -54,21 +42,41 @@ bool streamable(const RoiReplayParams& p) {
          p.bin_stride * int64_t{sizeof(T)} % kLine == 0;
 }
 
-// Channels at a time. Where boxes overlap much, the map of a channel block stays in the L2 cache
-// while all boxes read it; for a few boxes long runs of channels are better.
-int64_t forward_block(const RoiReplayParams& p) {
-  constexpr int64_t kManyBoxes = 16;
-  if (p.num_rois < kManyBoxes) return kChannelBlock;
-  return std::clamp(kMapElements / (map_height(p) * map_width(p)), kSmallestBlock, kChannelBlock);
+template <class Real>
+void set_box(const RoiReplayParams& p, int64_t roi, BoxTaps<Real>& taps,
+             std::vector<int64_t>& slot_of_column) {
+  const Real* box = static_cast<const Real*>(p.boxes) + roi * 4;  // x1, y1, x2, y2
+  taps.set(replay_axis(box[1], box[3], p.output_height, map_height(p)), p.output_height,
+           replay_axis(box[0], box[2], p.output_width, map_width(p)), p.output_width,
+           slot_of_column);
+}
+
+// Cells between the first and the last row that a box reads.
+template <class Real>
+int64_t cells_of(const BoxTaps<Real>& taps) {
+  if (taps.rows.cell.empty()) return 0;
+  const auto [top, bottom] = std::ranges::minmax(taps.rows.cell);
+  return (bottom - top + 1) * std::ssize(taps.slots);
+}
+
+// Copies `length` channels of the whole map to [T * P, length] in the accumulation type.
+template <class T>
+void copy_map(const RoiReplayParams& p, int64_t channel, int64_t length, accumulate_t<T>* map) {
+  const accumulate_t<T> one = 1;
+  const T* token = static_cast<const T*>(p.tokens) + channel;
+  for (int64_t cell = 0; cell < map_height(p) * map_width(p); ++cell) {
+    weighted_sum(map + cell * kChannelBlock, nullptr, &token, &one, 1, length);
+    token += p.token_stride;
+  }
 }
 
 template <class T>
 void forward(const RoiReplayParams& p, int num_threads) {
   using Acc = accumulate_t<T>;
+  const int64_t cells = map_height(p) * map_width(p);
   const int64_t bins_per_roi = p.output_height * p.output_width;
-  const int64_t block = forward_block(p);
-  const int64_t blocks = (p.channels + block - 1) / block;
-  const int64_t item_elements = bins_per_roi * std::min(p.channels, block);
+  const int64_t blocks = (p.channels + kChannelBlock - 1) / kChannelBlock;
+  const int64_t item_elements = bins_per_roi * std::min(p.channels, kChannelBlock);
   const bool stream = streamable<T>(p);
   if (stream) advise_huge_pages(p.bins, p.num_rois * p.box_stride * int64_t{sizeof(T)});
   std::vector<BoxTaps<Acc>> boxes;
@@ -76,20 +84,34 @@ void forward(const RoiReplayParams& p, int num_threads) {
     boxes.resize(static_cast<size_t>(std::min(kBoxesPerChunk, p.num_rois - first)));
     parallel_for(std::ssize(boxes), kBoxesPerThread, num_threads, [&](int64_t begin, int64_t end) {
       std::vector<int64_t> slot_of_column(static_cast<size_t>(map_width(p)), -1);
-      for (int64_t k = begin; k < end; ++k) {
-        set_taps(p, first + k, p.token_stride, at(boxes, k), slot_of_column);
-      }
+      for (int64_t k = begin; k < end; ++k) set_box(p, first + k, at(boxes, k), slot_of_column);
     });
+    int64_t cells_read = 0;
+    for (const BoxTaps<Acc>& taps : boxes) cells_read += cells_of(taps);
+    // Tokens lie a power of two apart and fight for a few sets of the cache. Where the boxes read
+    // the map more than once, copying a block of its channels side by side is less.
+    const bool copy = cells_read >= cells;
+    const int64_t stride = copy ? kChannelBlock : p.token_stride;
+    for (BoxTaps<Acc>& taps : boxes) {
+      taps.place([&](int64_t y) { return token_of_row(p, y) * stride; },
+                 [&](int64_t x) { return token_of_column(p, x) * stride; });
+    }
     const auto body = [&](int64_t begin, int64_t end) {
-      std::vector<Acc> row;  // [slots, block]
+      std::vector<Acc> map(static_cast<size_t>(copy ? cells * kChannelBlock : 0)), row;
       for (int64_t item = begin; item < end; ++item) {
         const int64_t roi = first + item % std::ssize(boxes);
-        const int64_t channel = item / std::ssize(boxes) * block;
+        const int64_t channel = item / std::ssize(boxes) * kChannelBlock;
+        const int64_t length = std::min(kChannelBlock, p.channels - channel);
         const BoxTaps<Acc>& taps = at(boxes, roi - first);
-        row.resize(std::max(row.size(), taps.slots.size() * static_cast<size_t>(block)));
-        pool_box(taps, static_cast<const T*>(p.tokens) + channel, row.data(),
-                 static_cast<T*>(p.bins) + roi * p.box_stride + channel, p.bin_stride,
-                 std::min(block, p.channels - channel), stream);
+        row.resize(std::max(row.size(), taps.slots.size() * kChannelBlock));
+        T* bins = static_cast<T*>(p.bins) + roi * p.box_stride + channel;
+        if (copy) {
+          if (item == begin || roi == first) copy_map<T>(p, channel, length, map.data());
+          pool_box(taps, map.data(), row.data(), bins, p.bin_stride, length, stream);
+        } else {
+          pool_box(taps, static_cast<const T*>(p.tokens) + channel, row.data(), bins, p.bin_stride,
+                   length, stream);
+        }
       }
       if (stream) finish_streams();
     };
@@ -114,7 +136,9 @@ void backward(const RoiReplayParams& p, int num_threads) {
       const int64_t length = std::min(block, p.channels - channel);
       std::fill(map.begin(), map.end(), Acc{0});
       for (int64_t roi = 0; roi < p.num_rois; ++roi) {
-        set_taps(p, roi, block, taps, slot_of_column);
+        set_box(p, roi, taps, slot_of_column);
+        taps.place([&](int64_t y) { return token_of_row(p, y) * block; },
+                   [&](int64_t x) { return token_of_column(p, x) * block; });
         taps.transpose_columns();
         spread_box(taps, static_cast<const T*>(p.bins) + roi * p.box_stride + channel, p.bin_stride,
                    map.data(), length);

@@ -17,6 +17,7 @@ from fastregion.ops import (
     mask_resize,
     mask_tiles,
     pack_rows,
+    roi_align,
     roi_replay,
 )
 
@@ -39,6 +40,14 @@ def run_all(backend: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor
     boxes = torch.rand(9, 2, 2, generator=generator).sort(1).values.flatten(1) * 16
     replayed = roi_replay(tiles, (2, 2), boxes, (8, 8), backend=backend)
     yield from with_gradients(replayed, tiles)
+    twice = roi_replay(tiles, (2, 2), boxes.repeat(4, 1), (8, 8), backend=backend)  # copies the map
+    yield twice.detach()
+
+    input = randn(2, 133, 16, 19)
+    rois = torch.cat((torch.arange(9)[:, None] % 2, boxes), dim=1)
+    yield from with_gradients(roi_align(input, rois, (7, 5), backend=backend), input)
+    last = input.detach().contiguous(memory_format=torch.channels_last)
+    yield roi_align(last, rois, (7, 5), 1.0, 2, True, backend=backend)
 
     y, x = torch.meshgrid(torch.arange(300), torch.arange(500), indexing="ij")
     disc = (y - 140) ** 2 + (x - 260) ** 2 < 110**2
