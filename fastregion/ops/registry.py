@@ -35,6 +35,16 @@ class Operator:
 
 _OPERATORS = (
     Operator(
+        name="roi_replay",
+        contract=(
+            "tiles [T, P, C], boxes [R, 4] in feature cells -> [R, oh*ow, C]: RoI-Align read "
+            "straight from tile-major tokens"
+        ),
+        native=("cpu", "cuda"),
+        native_backward=("cpu", "cuda"),
+        differentiable=("tiles",),
+    ),
+    Operator(
         name="roi_align",
         contract=(
             "input [N, C, H, W], boxes [R, 5] or a list of [L, 4] -> [R, C, oh, ow]: RoI-Align "
@@ -44,16 +54,6 @@ _OPERATORS = (
         native_backward=("cpu", "cuda"),
         differentiable=("input",),
         deterministic=False,
-    ),
-    Operator(
-        name="roi_replay",
-        contract=(
-            "tiles [T, P, C], boxes [R, 4] in feature cells -> [R, oh*ow, C]: RoI-Align read "
-            "straight from tile-major tokens"
-        ),
-        native=("cpu", "cuda"),
-        native_backward=("cpu", "cuda"),
-        differentiable=("tiles",),
     ),
     Operator(
         name="mask_tiles",
