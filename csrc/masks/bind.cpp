@@ -6,8 +6,11 @@
 #include <cstdint>
 
 #include "core/parallel.h"
-#include "masks/mask_patch_embed.h"
 #include "regions/bit_rows.h"
+#ifdef FASTREGION_WITH_CUDA
+#include "regions/pack.h"
+#include "regions/unpack.h"
+#endif
 
 namespace py = pybind11;
 
@@ -16,6 +19,7 @@ namespace fastregion {
 // In files of their own.
 void bind_mask_encode(py::module_& module);
 void bind_mask_resize(py::module_& module);
+void bind_mask_patch_embed(py::module_& module);
 
 namespace {
 
@@ -38,36 +42,27 @@ void unpack_bits(Address words, Address masks, int64_t num_rows, int64_t width, 
   });
 }
 
-MaskPatchEmbedParams patch_params(int dtype, Address words, int64_t num_tiles, int64_t height,
-                                  int64_t width, int64_t channels, int64_t input_channels,
-                                  int64_t kernel_size) {
-  return {.dtype = static_cast<DType>(dtype),
-          .words = reinterpret_cast<const uint64_t*>(words),
-          .num_tiles = num_tiles,
-          .height = height,
-          .width = width,
-          .channels = channels,
-          .input_channels = input_channels,
-          .kernel_size = kernel_size};
+#ifdef FASTREGION_WITH_CUDA
+void pack_bits_cuda(Address masks, Address words, int64_t num_rows, int64_t width, int device,
+                    Address stream) {
+  const DeviceGuard guard(device);
+  cuda::pack_rows({.mask = reinterpret_cast<const uint8_t*>(masks),
+                   .bits = reinterpret_cast<uint64_t*>(words),
+                   .num_rows = num_rows,
+                   .width = width},
+                  reinterpret_cast<cudaStream_t>(stream));
 }
 
-void mask_patch_embed(int dtype, Address words, Address weight, Address bias, Address add_to,
-                      Address out, int64_t num_tiles, int64_t height, int64_t width,
-                      int64_t channels, int64_t input_channels, int64_t kernel_size,
-                      int num_threads) {
-  cpu::mask_patch_embed(
-      patch_params(dtype, words, num_tiles, height, width, channels, input_channels, kernel_size),
-      reinterpret_cast<const void*>(weight), reinterpret_cast<const void*>(bias),
-      reinterpret_cast<const void*>(add_to), reinterpret_cast<void*>(out), num_threads);
+void unpack_bits_cuda(Address words, Address masks, int64_t num_rows, int64_t width, int device,
+                      Address stream) {
+  const DeviceGuard guard(device);
+  cuda::unpack_rows({.bits = reinterpret_cast<const uint64_t*>(words),
+                     .mask = reinterpret_cast<uint8_t*>(masks),
+                     .num_rows = num_rows,
+                     .width = width},
+                    reinterpret_cast<cudaStream_t>(stream));
 }
-
-void mask_patch_embed_backward(int dtype, Address words, Address grad, Address grad_weight,
-                               int64_t num_tiles, int64_t height, int64_t width, int64_t channels,
-                               int64_t input_channels, int64_t kernel_size, int num_threads) {
-  cpu::mask_patch_embed_backward(
-      patch_params(dtype, words, num_tiles, height, width, channels, input_channels, kernel_size),
-      reinterpret_cast<const void*>(grad), reinterpret_cast<void*>(grad_weight), num_threads);
-}
+#endif
 
 }  // namespace
 
@@ -76,10 +71,13 @@ void bind_masks(py::module_& module) {
   const auto release = py::call_guard<py::gil_scoped_release>();
   module.def("pack_bits", &pack_bits, release);
   module.def("unpack_bits", &unpack_bits, release);
-  module.def("mask_patch_embed", &mask_patch_embed, release);
-  module.def("mask_patch_embed_backward", &mask_patch_embed_backward, release);
   bind_mask_encode(module);
   bind_mask_resize(module);
+  bind_mask_patch_embed(module);
+#ifdef FASTREGION_WITH_CUDA
+  module.def("pack_bits_cuda", &pack_bits_cuda, release);
+  module.def("unpack_bits_cuda", &unpack_bits_cuda, release);
+#endif
 }
 
 }  // namespace fastregion

@@ -7,7 +7,11 @@ implementation runs is decided in ``backend.py`` and told by ``ops.backend(name,
 from fastregion.ops.backend import backend
 from fastregion.ops.bit_masks import BitMasks
 from fastregion.ops.mask_encode import mask_encode
-from fastregion.ops.mask_patch_embed import mask_patch_embed
+from fastregion.ops.mask_patch_embed import (
+    mask_patch_embed,
+    mask_patch_embed_,
+    mask_patch_table,
+)
 from fastregion.ops.mask_resize import mask_resize
 from fastregion.ops.mask_tiles import mask_tiles
 from fastregion.ops.pack_rows import pack_rows
@@ -25,6 +29,8 @@ __all__ = [
     "backend",
     "mask_encode",
     "mask_patch_embed",
+    "mask_patch_embed_",
+    "mask_patch_table",
     "mask_resize",
     "mask_tiles",
     "pack_rows",

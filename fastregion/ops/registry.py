@@ -91,11 +91,11 @@ _OPERATORS = (
     Operator(
         name="mask_patch_embed",
         contract=(
-            "tiles [T, H, W] binary, weight [C, ch, k, k], bias, add_to -> [T, N, C]: convolution "
-            "with stride = kernel over a binary mask, added to patch tokens"
+            "tiles [T, H, W] binary or grey, weight [C, ch, k, k], bias, add_to -> [T, N, C]: "
+            "convolution with stride = kernel over a mask, added to patch tokens, in place too"
         ),
-        native=("cpu",),
-        native_backward=("cpu",),
+        native=("cpu", "cuda"),
+        native_backward=("cpu", "cuda"),
         differentiable=("weight", "bias", "add_to"),
     ),
     Operator(
@@ -111,12 +111,12 @@ _OPERATORS = (
     Operator(
         name="pack_bits",
         contract="masks [..., H, W] bool or uint8 -> words [..., H, ceil(W / 64)]",
-        native=("cpu",),
+        native=("cpu", "cuda"),
     ),
     Operator(
         name="unpack_bits",
         contract="words [..., H, ceil(W / 64)], width W -> masks [..., H, W] bool",
-        native=("cpu",),
+        native=("cpu", "cuda"),
     ),
 )
 

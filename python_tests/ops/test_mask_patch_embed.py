@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastregion.ops import BitMasks, mask_patch_embed
+from fastregion.ops import BitMasks, mask_patch_embed, mask_patch_embed_, mask_patch_table
+from fastregion.ops.mask_patch_embed import mask_patch_table_reference
 
 # (height, width) of a tile, kernel size, input channels, output channels
 SHAPES = [
@@ -28,20 +29,55 @@ def make_tiles(height: int, width: int) -> Tensor:
     return torch.stack((*noise, ~full, full, disc, ring, ~disc, stripes, corners))
 
 
-def eager(tiles: Tensor, weight: Tensor, bias: Tensor | None, add_to: Tensor | None) -> Tensor:
+def make_grey(height: int, width: int) -> Tensor:
+    """The same masks with grey edges (a blur), grey noise, and a full mask less one level."""
+    masks = make_tiles(height, width)
+    blurred = torch.nn.functional.avg_pool2d(
+        masks[:, None].double(), 3, 1, 1, count_include_pad=False
+    )
+    noise = torch.randint(256, (1, height, width), dtype=torch.uint8)
+    almost = torch.full((1, height, width), 255, dtype=torch.uint8)
+    almost[0, height // 2, width // 2] = 254
+    return torch.cat((blurred[:, 0].mul(255).round().byte(), noise, almost))
+
+
+def make(kind: str, size: tuple[int, int]) -> Tensor:
+    return make_grey(*size) if kind == "grey" else make_tiles(*size)
+
+
+def eager(
+    tiles: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    add_to: Tensor | None,
+    outside: float = 0.0,
+    value_dtype: torch.dtype | None = None,
+) -> Tensor:
     """Plain torch, all input channels equal, in the dtype of the weight."""
-    planes = tiles[:, None].expand(-1, weight.shape[1], -1, -1).to(weight.dtype)
+    inside = tiles.double() / (255 if tiles.dtype == torch.uint8 else 1)
+    values = (outside + (1 - outside) * inside).to(value_dtype or weight.dtype)
+    planes = values[:, None].expand(-1, weight.shape[1], -1, -1).to(weight.dtype)
     out = torch.nn.functional.conv2d(planes, weight, bias, stride=weight.shape[-1])
     out = out.flatten(2).transpose(1, 2)
     return out if add_to is None else out + add_to
 
 
 @pytest.mark.parametrize(("size", "kernel", "inputs", "channels"), SHAPES)
-@pytest.mark.parametrize("extras", [(), ("bias",), ("add_to",), ("bias", "add_to")], ids=str)
+@pytest.mark.parametrize("extras", [("bias",), ("add_to",)], ids=str)
+@pytest.mark.parametrize(("kind", "outside"), [("binary", 0.0), ("binary", -1.0), ("grey", -1.0)])
 def test_forward_and_backward(
-    backend, dtype, size, kernel, inputs, channels, extras, assert_no_worse_than_eager
+    backend,
+    dtype,
+    size,
+    kernel,
+    inputs,
+    channels,
+    extras,
+    kind,
+    outside,
+    assert_no_worse_than_eager,
 ) -> None:
-    tiles = make_tiles(*size).to(backend.device)
+    tiles = make(kind, size).to(backend.device)
     patches = (size[0] // kernel) * (size[1] // kernel)
     parameters = {
         "weight": torch.randn(channels, inputs, kernel, kernel),
@@ -60,9 +96,14 @@ def test_forward_and_backward(
         }
 
     ours, plain, exact = leaves(dtype), leaves(dtype), leaves(torch.float64)
-    result = mask_patch_embed(tiles, **ours, backend=backend.name)
-    expected, truth = eager(tiles, **plain), eager(tiles, **exact)
-    magnitude = eager(tiles, *(None if x is None else x.detach().abs() for x in exact.values()))
+    result = mask_patch_embed(tiles, **ours, outside=outside, backend=backend.name)
+    expected = eager(tiles, **plain, outside=outside)
+    truth = eager(tiles, **exact, outside=outside, value_dtype=dtype)
+    # Values between -1 and 1 are the sum of two parts, inside and background, of up to 3 together.
+    parts = 1 + 2 * abs(outside)
+    whole = torch.ones_like(tiles, dtype=torch.bool)
+    sizes = [None if x is None else x.detach().abs() for x in exact.values()]
+    magnitude = parts * eager(tiles if outside == 0 else whole, *sizes)
     assert_no_worse_than_eager(result, expected, truth, magnitude)
 
     grad = torch.randn(truth.shape).to(backend.device, dtype)
@@ -70,11 +111,70 @@ def test_forward_and_backward(
         out.backward(grad.to(out.dtype))
     # The gradient passes through prefix sums along k rows and k columns; their rounding errors are
     # independent, so they grow like the root of k.
-    total = kernel**0.5 * grad.abs().double().sum((0, 1))
+    total = parts * kernel**0.5 * grad.abs().double().sum((0, 1))
     for name, value in parameters.items():
         if value is not None:
             grads = (leaf[name].grad for leaf in (ours, plain, exact))
             assert_no_worse_than_eager(*grads, total)
+
+
+@pytest.mark.parametrize(("size", "kernel", "inputs", "channels"), SHAPES)
+@pytest.mark.parametrize(("kind", "outside"), [("binary", 0.0), ("binary", -1.0), ("grey", -1.0)])
+def test_in_place(
+    backend, dtype, size, kernel, inputs, channels, kind, outside, assert_no_worse_than_eager
+) -> None:
+    tiles = make(kind, size).to(backend.device)
+    patches = (size[0] // kernel) * (size[1] // kernel)
+    weight = torch.randn(channels, inputs, kernel, kernel).to(backend.device, dtype)
+    stored = torch.randn(len(tiles), patches + 1, channels).to(backend.device, dtype)
+    before = stored.clone()
+    background = outside * weight.double().sum((1, 2, 3))
+    values = (weight.double(), None, before[:, 1:].double(), outside, dtype)
+    truth = eager(tiles, *values) - background
+    expected = eager(tiles, weight, None, before[:, 1:], outside) - background.to(dtype)
+    tokens = stored[:, 1:]  # without a class token
+    result = mask_patch_embed_(tokens, tiles, weight, outside=outside, backend=backend.name)
+    assert result is tokens
+    whole = torch.ones_like(tiles, dtype=torch.bool)
+    magnitude = 3 * eager(whole, weight.double().abs(), None, before[:, 1:].double().abs())
+    assert_no_worse_than_eager(tokens, expected, truth, magnitude)
+    assert torch.equal(stored[:, 0], before[:, 0])
+    pixels = torch.ones(1, 1, kernel, kernel, dtype=torch.float64, device=backend.device)
+    empty = eager(tiles != 0, pixels, None, None)[..., 0] == 0
+    assert torch.equal(tokens[empty], before[:, 1:][empty])
+
+    strided = before[:, 1:].transpose(1, 2).contiguous().transpose(1, 2)  # channels are apart
+    mask_patch_embed_(strided, tiles, weight, outside=outside, backend=backend.name)
+    assert torch.equal(strided, tokens)
+
+
+def test_table(backend, dtype) -> None:
+    """The table changes nothing but the time; it holds the kernel and its suffix sums."""
+    tiles = make_grey(28, 42).to(backend.device)
+    weight = torch.randn(9, 3, 14, 14).to(backend.device, dtype).requires_grad_()
+    table = mask_patch_table(weight, backend=backend.name)
+    assert not table.requires_grad
+    torch.testing.assert_close(table, mask_patch_table_reference(weight.detach()))
+    first, again = (
+        mask_patch_embed(tiles, weight, outside=-1, table=made, backend=backend.name)
+        for made in (None, table)
+    )
+    assert torch.equal(first, again)
+    (grad,) = torch.autograd.grad(again.sum(), weight)
+    assert grad.shape == weight.shape
+    tokens = torch.zeros_like(first)
+    with torch.no_grad():
+        mask_patch_embed_(tokens, tiles, weight, table=table, backend=backend.name)
+    assert tokens.any()
+
+
+def test_levels_of_dam() -> None:
+    """The published preprocessing of a level, step by step, in its float16."""
+    level = torch.arange(256, dtype=torch.uint8)
+    published = ((level.double() * (1 / 255)).float() - 0.5) / 0.5
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float16)
+    result = mask_patch_embed(level.view(1, 16, 16), one, outside=-1)
+    assert torch.equal(result.flatten(), published.half())
 
 
 def test_boundary_patches_by_hand(backend) -> None:
@@ -144,13 +244,13 @@ def test_kernels_beyond_a_word() -> None:
 def test_gradcheck(backend) -> None:
     if backend.name == "cuda":
         pytest.skip("checked through float32 against the reference")
-    tiles = make_tiles(6, 9)[:6]
+    tiles = torch.cat((make_grey(6, 9)[[1, 5]], make_tiles(6, 9)[:4].byte() * 255))
     weight = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     add_to = torch.randn(6, 6, 3, dtype=torch.float64, requires_grad=True)
 
     def run(*parameters: Tensor) -> Tensor:
-        return mask_patch_embed(tiles, *parameters, backend=backend.name)
+        return mask_patch_embed(tiles, *parameters, outside=-1, backend=backend.name)
 
     assert torch.autograd.gradcheck(run, (weight, bias, add_to))
     assert torch.autograd.gradgradcheck(run, (weight, bias, add_to))
@@ -162,10 +262,16 @@ def test_opcheck_and_compile(backend) -> None:
     bias = torch.randn(5, device=backend.device, requires_grad=True)
     words = BitMasks.pack(tiles).words
     operator = torch.ops.fastregion.mask_patch_embed.default
-    torch.library.opcheck(operator, (words, 14, weight, bias, None, backend.name))
+    torch.library.opcheck(operator, (words, 14, weight, bias, None, -1.0, None, backend.name))
     grad = torch.randn(10, 6, 5, device=backend.device, requires_grad=True)
     operator = torch.ops.fastregion.mask_patch_embed_backward.default
-    torch.library.opcheck(operator, (grad, words, 14, 1, 4, backend.name))
+    torch.library.opcheck(operator, (grad, words, 14, 1, 4, 0.0, backend.name))
+    weight_only = weight.detach()
+    operator = torch.ops.fastregion.mask_patch_table.default
+    torch.library.opcheck(operator, (weight_only, backend.name))
+    operator = torch.ops.fastregion.mask_patch_embed_.default
+    tokens = torch.randn(10, 6, 5, device=backend.device)
+    torch.library.opcheck(operator, (tokens, words, 14, weight_only, -1.0, None, backend.name))
 
     def run(tiles: Tensor, weight: Tensor) -> Tensor:
         return mask_patch_embed(tiles, weight, bias, backend=backend.name).square().sum()
@@ -177,6 +283,28 @@ def test_opcheck_and_compile(backend) -> None:
     torch.testing.assert_close(grad, expected)
 
 
+def test_in_place_compiles(backend) -> None:
+    tiles = make_grey(9, 14).to(backend.device)
+    weight = torch.randn(5, 1, 4, 4, device=backend.device)
+
+    def run(tokens: Tensor, tiles: Tensor) -> Tensor:
+        return mask_patch_embed_(tokens * 2, tiles, weight, backend=backend.name) + 1
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    tokens = torch.randn(len(tiles), 6, 5, device=backend.device)
+    torch.testing.assert_close(compiled(tokens, tiles), run(tokens, tiles))
+
+
+def test_in_place_records_no_gradient(backend) -> None:
+    tiles = make_tiles(8, 8).to(backend.device)
+    tokens = torch.randn(10, 4, 3, device=backend.device)
+    weight = torch.randn(3, 1, 4, 4, device=backend.device, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"^mask_patch_embed_: .* torch\.no_grad\(\)"):
+        mask_patch_embed_(tokens, tiles, weight, backend=backend.name)
+    with torch.no_grad():
+        mask_patch_embed_(tokens, tiles, weight, backend=backend.name)
+
+
 def test_autocast_changes_nothing() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = mask_patch_embed(make_tiles(8, 8), torch.randn(3, 1, 4, 4))
@@ -186,8 +314,14 @@ def test_autocast_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"tiles": torch.zeros(2, 8, 8)}, NotImplementedError, "binary .* got float32; grey masks"),
-        ({"tiles": torch.zeros(2, 8, 8).byte()}, TypeError, "got uint8; say what is inside"),
+        ({"tiles": torch.zeros(2, 8, 8)}, TypeError, "bool, uint8 .* got float32; say what is"),
+        ({"tiles": torch.zeros(8).bool()}, ValueError, r"tiles must be \[T, H, W\], got .*8,"),
+        ({"outside": float("inf")}, ValueError, "outside must be finite, got inf"),
+        (
+            {"table": torch.zeros(32, 4)},
+            ValueError,
+            r"mask_patch_table\(weight\), \(32, 3\) in float32, got shape \(32, 4\) in float32",
+        ),
         ({"tiles": torch.zeros(8, 8).bool()}, ValueError, r"tiles must be \[T, H, W\], got .*8, 8"),
         ({"weight": torch.zeros(3, 1, 4, 5)}, ValueError, r"\[C, ch, k, k\] .* got .*3, 1, 4, 5"),
         ({"weight": torch.zeros(3, 0, 4, 4)}, ValueError, "ch and k at least 1"),
@@ -205,3 +339,17 @@ def test_errors(changes: dict, error: type[Exception], message: str) -> None:
     } | changes
     with pytest.raises(error, match=f"^mask_patch_embed: .*{message}"):
         mask_patch_embed(**arguments)
+
+
+def test_errors_in_place() -> None:
+    weight, tiles = torch.zeros(3, 1, 4, 4), torch.zeros(2, 8, 8, dtype=torch.bool)
+    with pytest.raises(
+        ValueError, match=r"^mask_patch_embed_: tokens must be \(2, 4, 3\) .*2, 3, 3"
+    ):
+        mask_patch_embed_(torch.zeros(2, 3, 3), tiles, weight)
+    with pytest.raises(
+        TypeError, match=r"^mask_patch_embed_: .*same dtype, got float32 and float16"
+    ):
+        mask_patch_embed_(torch.zeros(2, 4, 3).half(), tiles, weight)
+    with pytest.raises(ValueError, match=r"^mask_patch_table: weight must be \[C, ch, k, k\]"):
+        mask_patch_table(torch.zeros(3, 4, 4))
