@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from fastregion.benchmarking import masks, packing, regions, roi
+from fastregion.benchmarking import encoder, masks, packing, regions, resizing, roi
 from fastregion.benchmarking.measure import Case
 
-CASES: tuple[Case, ...] = (*roi.CASES, *masks.CASES, *packing.CASES, *regions.CASES)
+CASES: tuple[Case, ...] = (
+    *roi.CASES,
+    *masks.CASES,
+    *resizing.CASES,
+    *encoder.CASES,
+    *packing.CASES,
+    *regions.CASES,
+)

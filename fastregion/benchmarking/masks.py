@@ -25,15 +25,16 @@ from fastregion.ops import mask_patch_embed, mask_tiles
 
 _TILE, _PATCH, _CHANNELS = 448, 14, 1024
 _NO_REGION = 5
-_HEIGHT, _WIDTH = 1500, 2250
+HEIGHT, WIDTH = 1500, 2250
 
 
-def _mask(kind: str, device: torch.device) -> Tensor:
+def make_mask(kind: str, device: torch.device) -> Tensor:
+    """An ellipse of 4.7 % of the picture, or noise: bool ``[HEIGHT, WIDTH]``."""
     torch.manual_seed(0)
     if kind == "noise":
-        return (torch.rand(_HEIGHT, _WIDTH) > 0.5).to(device)
-    y = torch.arange(_HEIGHT)[:, None] / _HEIGHT
-    x = torch.arange(_WIDTH)[None, :] / _WIDTH
+        return (torch.rand(HEIGHT, WIDTH) > 0.5).to(device)
+    y = torch.arange(HEIGHT)[:, None] / HEIGHT
+    x = torch.arange(WIDTH)[None, :] / WIDTH
     return (((y - 0.4) / 0.15) ** 2 + ((x - 0.6) / 0.1) ** 2 < 1).to(device)
 
 
@@ -54,11 +55,11 @@ def _published_embedding(tiles: Tensor, weight: Tensor, tokens: Tensor) -> Tenso
 
 
 def _make_tiles(kind: str, device: torch.device) -> Ways:
-    mask, grid = _mask(kind, device), (4, 4)
+    mask, grid = make_mask(kind, device), (4, 4)
     return Ways(
         ours=lambda: mask_tiles(mask, grid, _TILE),
         peers={"published": lambda: _published_tiles(mask, grid)},
-        bytes=_HEIGHT * _WIDTH + 17 * _TILE * _TILE // 8,
+        bytes=HEIGHT * WIDTH + 17 * _TILE * _TILE // 8,
         comparable=lambda tiles: (
             tiles[:, 0] < _NO_REGION / 127.5 - 1 if isinstance(tiles, Tensor) else tiles.unpack()
         ),
@@ -68,7 +69,7 @@ def _make_tiles(kind: str, device: torch.device) -> Ways:
 def _make_embedding(
     kind: str, grid: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> Ways:
-    mask = _mask(kind, device)
+    mask = make_mask(kind, device)
     num_tiles = grid[0] * grid[1] + 1
     weight = torch.randn(_CHANNELS, 3, _PATCH, _PATCH, device=device).to(dtype)
     tokens = torch.randn(num_tiles, (_TILE // _PATCH) ** 2, _CHANNELS, device=device).to(dtype)
@@ -93,7 +94,7 @@ CASES = (
     *(
         Case(
             operator="mask_tiles",
-            shape=f"{_HEIGHT} x {_WIDTH} to 17 tiles, {kind}",
+            shape=f"{HEIGHT} x {WIDTH} to 17 tiles, {kind}",
             dtype="bool",
             make=partial(_make_tiles, kind),
         )

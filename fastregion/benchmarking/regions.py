@@ -88,6 +88,12 @@ _FUNCTIONS = {
         bits=8,
         comparable=partial(_each, _mask),
     ),
+    "rle_decode of a list": _Function(
+        ours=lambda data: rle_decode(data["rles"]),
+        coco=lambda coco, data: coco.decode(data["coco"]),
+        bits=8,
+        comparable=lambda masks: masks if masks.dtype == bool else masks.transpose(2, 0, 1) != 0,
+    ),
     "rle_decode to bits": _Function(
         ours=lambda data: _each(Region.from_rle, data["rles"]),
         peer="pycocotools, to bytes",
