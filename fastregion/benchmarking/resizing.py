@@ -30,7 +30,9 @@ def _resized(picture: Image.Image, size: int) -> np.ndarray:
 
 
 def _dam(mask: np.ndarray) -> np.ndarray:
-    return _resized(Image.fromarray(255 * mask.astype(np.uint8)).convert("RGB"), 384)[..., 0]
+    picture = Image.fromarray(255 * mask.astype(np.uint8)).convert("RGB")
+    grey: np.ndarray = _resized(picture, 384)[..., 0]
+    return grey
 
 
 def _dam_grey(mask: np.ndarray) -> np.ndarray:
