@@ -41,7 +41,8 @@ def _dam_grey(mask: np.ndarray) -> np.ndarray:
 
 def _ureca(mask: np.ndarray) -> np.ndarray:
     picture = Image.fromarray((255.0 * mask.astype(np.float64)).astype(np.float32))
-    return (np.trunc(_resized(picture, 448)).astype(np.int64) & 255).astype(np.uint8)
+    wrapped: np.ndarray = np.trunc(_resized(picture, 448)).astype(np.int64) & 255
+    return wrapped.astype(np.uint8)
 
 
 def _make(rule: str, kind: str, device: torch.device) -> Ways:
