@@ -1,4 +1,4 @@
-"""Masks to mask embeddings, as GAR-1B makes them.
+"""Masks to mask embeddings, as GAR-1B and DAM make them.
 
 One 1500 x 2250 mask, resized by nearest neighbour to a thumbnail and 4 x 4 tiles of 448, embedded
 by a 14 x 14 convolution to 1024 channels, added to the patch tokens.
@@ -8,12 +8,17 @@ dense result of 17 x 1024 tokens is 71 MB written, and as much read where it is 
 convolution as published is 17 x 1024 x 588 x 1024 multiply-adds = 21 GFLOP; on bits an outline
 costs about 8 additions of 1024 channels for each of a few hundred patches, below 10 MFLOP.
 
-Peer: "published" is the released code's arithmetic in plain torch: resize, split, repeat to three
-channels, normalise; then undo that, round, compare, convolve, flatten and add.
+DAM: grey tiles of 384 x 384, background -1, a 14 x 14 convolution to 1152 channels with a bias;
+32 tiles are 107 MB of tokens. In place, only tokens whose patches are not empty are touched.
+
+Peers: "published" is the released code's arithmetic in plain torch: resize, split, repeat to three
+channels, normalise; then undo that, round, compare, convolve, flatten and add. The convolution and
+the addition stand for themselves too.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,7 +26,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastregion.benchmarking.measure import Case, Ways
-from fastregion.ops import mask_patch_embed, mask_tiles
+from fastregion.ops import (
+    mask_patch_embed,
+    mask_patch_embed_,
+    mask_patch_table,
+    mask_resize,
+    mask_tiles,
+)
 
 _TILE, _PATCH, _CHANNELS = 448, 14, 1024
 _NO_REGION = 5
@@ -66,27 +77,98 @@ def _make_tiles(kind: str, device: torch.device) -> Ways:
     )
 
 
-def _make_embedding(
-    kind: str, grid: tuple[int, int], dtype: torch.dtype, device: torch.device
+@dataclass(frozen=True, kw_only=True)
+class _Embedding:
+    """What a mask embedding is made of; the table is kept, as a tower in inference does."""
+
+    weight: Tensor
+    bias: Tensor | None
+    tokens: Tensor
+    table: Tensor
+    values: Tensor  # what the convolution reads
+
+    def by_convolution(self) -> Tensor:
+        embedded = functional.conv2d(self.values, self.weight, self.bias, stride=_PATCH)
+        return self.tokens + embedded.flatten(2).transpose(1, 2)
+
+
+def _embedding(values: Tensor, channels: int, has_bias: bool) -> _Embedding:
+    dtype, device = values.dtype, values.device
+    weight = torch.randn(channels, values.shape[1], _PATCH, _PATCH).to(device, dtype)
+    num_patches = (values.shape[2] // _PATCH) * (values.shape[3] // _PATCH)
+    return _Embedding(
+        weight=weight,
+        bias=torch.randn(channels).to(device, dtype) if has_bias else None,
+        tokens=torch.randn(len(values), num_patches, channels).to(device, dtype),
+        table=mask_patch_table(weight),
+        values=values,
+    )
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return 2e-3 if dtype == torch.float32 else 0.5
+
+
+def _make_gar(
+    kind: str, grid: tuple[int, int], dtype: torch.dtype, in_place: bool, device: torch.device
 ) -> Ways:
+    """From the picture of the mask to tokens with its embedding added."""
     mask = make_mask(kind, device)
-    num_tiles = grid[0] * grid[1] + 1
-    weight = torch.randn(_CHANNELS, 3, _PATCH, _PATCH, device=device).to(dtype)
-    tokens = torch.randn(num_tiles, (_TILE // _PATCH) ** 2, _CHANNELS, device=device).to(dtype)
-    binary = mask_tiles(mask, grid, _TILE).unpack()[:, None].expand(-1, 3, -1, -1).to(dtype)
+    tiles = mask_tiles(mask, grid, _TILE).unpack()
+    data = _embedding(tiles[:, None].expand(-1, 3, -1, -1).to(dtype), _CHANNELS, False)
+    weight, tokens, table = data.weight, data.tokens, data.table
 
-    def convolution() -> Tensor:
-        embedded = functional.conv2d(binary, weight, stride=_PATCH)
-        return tokens + embedded.flatten(2).transpose(1, 2)
+    def added() -> Tensor:
+        tiles = mask_tiles(mask, grid, _TILE)
+        return mask_patch_embed(tiles, weight, add_to=tokens, table=table)
 
+    buffer = tokens.clone()
+
+    def added_in_place() -> Tensor:
+        return mask_patch_embed_(buffer, mask_tiles(mask, grid, _TILE), weight, table=table)
+
+    if in_place:  # every call adds once more, so the result is compared here
+        torch.testing.assert_close(
+            added_in_place(), data.by_convolution(), rtol=0.0, atol=_tolerance(dtype)
+        )
+    size = tokens.numel() * tokens.element_size()
     return Ways(
-        ours=lambda: mask_patch_embed(mask_tiles(mask, grid, _TILE), weight, add_to=tokens),
+        ours=added_in_place if in_place else added,
         peers={
             "published": lambda: _published_embedding(_published_tiles(mask, grid), weight, tokens),
-            "convolution and add alone": convolution,
+            "convolution and add alone": data.by_convolution,
         },
-        bytes=2 * tokens.numel() * tokens.element_size(),
-        tolerance=1e-3 if dtype == torch.float32 else 5e-2,
+        bytes=HEIGHT * WIDTH if in_place else HEIGHT * WIDTH + 2 * size,
+        tolerance=_tolerance(dtype),
+        comparable=(lambda _: None) if in_place else (lambda result: result),
+    )
+
+
+def _make_dam(
+    kind: str, batch: int, dtype: torch.dtype, in_place: bool, device: torch.device
+) -> Ways:
+    """Grey tiles, -1 outside; in place, what is the same for all patches is in the tokens."""
+    levels = mask_resize(make_mask(kind, device), 384)
+    if kind == "noise":  # the resize flattens it
+        levels = torch.randint(256, levels.shape, device=device).byte()
+    levels = levels.expand(batch, -1, -1).contiguous()
+    data = _embedding((levels.double() / 255 * 2 - 1).to(dtype)[:, None], 1152, True)
+    weight, bias, tokens, table = data.weight, data.bias, data.tokens, data.table
+    buffer = tokens.clone()
+
+    def added() -> Tensor:
+        return mask_patch_embed(levels, weight, bias, tokens, outside=-1, table=table)
+
+    def added_in_place() -> Tensor:
+        return mask_patch_embed_(buffer, levels, weight, outside=-1, table=table)
+
+    size = tokens.numel() * tokens.element_size()
+    return Ways(
+        ours=added_in_place if in_place else added,
+        peers={"convolution and add": data.by_convolution},
+        bytes=levels.numel() + (0 if in_place else 2 * size),
+        tolerance=_tolerance(dtype),
+        comparable=(lambda _: None) if in_place else (lambda result: result),
     )
 
 
@@ -102,12 +184,25 @@ CASES = (
     ),
     *(
         Case(
-            operator="mask_patch_embed",
-            shape=f"mask to {grid[0] * grid[1] + 1} tiles, {_CHANNELS} channels, {kind}",
+            operator=f"mask_patch_embed{' in place' if in_place else ''}",
+            shape=f"GAR, mask to {grid[0] * grid[1] + 1} tiles, {kind}",
             dtype=str(dtype).removeprefix("torch."),
-            make=partial(_make_embedding, kind, grid, dtype),
+            make=partial(_make_gar, kind, grid, dtype, in_place),
         )
+        for in_place in (False, True)
         for grid in ((2, 2), (4, 4))
+        for kind in ("ellipse", "noise")
+        for dtype in (torch.float32, torch.bfloat16)
+    ),
+    *(
+        Case(
+            operator=f"mask_patch_embed{' in place' if in_place else ''}",
+            shape=f"DAM, {batch} grey tile{'s' if batch > 1 else ''}, {kind}",
+            dtype=str(dtype).removeprefix("torch."),
+            make=partial(_make_dam, kind, batch, dtype, in_place),
+        )
+        for in_place in (False, True)
+        for batch in (1, 32)
         for kind in ("ellipse", "noise")
         for dtype in (torch.float32, torch.bfloat16)
     ),
