@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/huge_pages.h"
 #include "core/parallel.h"
 #include "core/rows.h"
 #include "masks/panel_product.h"
@@ -191,6 +192,9 @@ void forward(const MaskPatches& p, const MaskPatchTokens& tokens, int num_thread
     }
   }
   const int64_t row_elements = patches_across(p) * tokens.channels;
+  if (tokens.add_to != tokens.out) {
+    advise_huge_pages(tokens.out, patch_rows(p) * row_elements * int64_t{sizeof(T)});
+  }
   parallel_for(patch_rows(p), kElementsPerThread / (row_elements + 1) + 1, num_threads,
                [&](int64_t begin, int64_t end) {
                  PatchTiles<Acc> tiles(p);
