@@ -28,7 +28,7 @@ def torch_seed() -> None:
 
 
 _BACKENDS = ["reference", "cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-_SIMT_BACKENDS = [f"simt {schedule}" for schedule in simt_module.SCHEDULES]
+_SIMT_BACKENDS = [f"simt {schedule}" for schedule in simt_module.OPERATOR_SCHEDULES]
 
 
 @pytest.fixture(params=_SIMT_BACKENDS if os.environ.get(simt_module.VARIABLE) else _BACKENDS)

@@ -47,10 +47,6 @@ def schedule(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def sanitizer() -> str:
-    return os.environ.get("FASTREGION_SIMT_SANITIZER", "PLAIN")
-
-
 def test_every_fault_is_expected_somewhere() -> None:
     from fastregion import _C
 
@@ -68,7 +64,7 @@ def test_refused_and_the_next_launch_works(schedule: str, name: str) -> None:
     assert run("none") == SUMS
 
 
-@pytest.mark.skipif(sanitizer() == "THREAD", reason="the race ends the process")
+@pytest.mark.skipif(simt_module.SANITIZER == "THREAD", reason="the race ends the process")
 def test_a_missing_barrier_reads_the_poison(schedule: str) -> None:
     assert all(math.isnan(value) for value in run("missing barrier"))
 
@@ -83,7 +79,7 @@ def test_colliding_blocks_differ_between_orders() -> None:
 @pytest.mark.parametrize("name", REPORTED)
 def test_reported_by_a_sanitizer(name: str) -> None:
     build, words = REPORTED[name]
-    if sanitizer() != build:
+    if build != simt_module.SANITIZER:
         pytest.skip(f"needs FASTREGION_SIMT={build}")
     script = (
         "import simt_module; simt_module.install(); simt_module.use_schedule('forward');"
