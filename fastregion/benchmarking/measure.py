@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -181,6 +182,10 @@ def _check_equal(result: Any, expected: Any, tolerance: float, message: str) -> 
         for one, other in zip(result, expected, strict=True):
             _check_equal(one, other, tolerance, message)
     elif hasattr(expected, "__array__"):
-        _check_equal(torch.as_tensor(result), torch.as_tensor(expected), tolerance, message)
+        _check_equal(_copied(result), _copied(expected), tolerance, message)
     else:
         assert result == expected, message
+
+
+def _copied(array: Any) -> Tensor:
+    return torch.from_numpy(np.array(array))  # torch warns of arrays that are read-only
