@@ -25,8 +25,13 @@ _SCHEDULES = {
 SCHEDULES = tuple(_SCHEDULES)
 SANITIZER = os.environ.get("FASTREGION_SIMT_SANITIZER", "PLAIN")
 """The build: PLAIN, ADDRESS or THREAD."""
-# What a sanitizer finds hangs less on the order, and it takes its time.
-OPERATOR_SCHEDULES = SCHEDULES if SANITIZER == "PLAIN" else ("forward", "random 2")
+# What a sanitizer finds hangs less on orders and dtypes, and it takes its time.
+OPERATOR_SCHEDULES = {"ADDRESS": ("forward", "random 2"), "THREAD": ("forward",)}.get(
+    SANITIZER, SCHEDULES
+)
+OPERATOR_DTYPES = {"ADDRESS": ("float32", "bfloat16"), "THREAD": ("float32",)}.get(
+    SANITIZER, ("float64", "float32", "bfloat16", "float16")
+)
 
 
 class _Family:

@@ -44,7 +44,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return Backend(name, torch.device("cuda" if name == "cuda" else "cpu"))
 
 
-@pytest.fixture(params=[torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.fixture(params=[getattr(torch, name) for name in simt_module.OPERATOR_DTYPES], ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
