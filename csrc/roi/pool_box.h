@@ -1,9 +1,8 @@
 // The two steps of RoI-Align for one box on a map whose channels are contiguous, and back.
 //
 // The box is separable. Forward, for a block of channels:
-//   for every output row i:     row[x]     = sum over the source rows y that i reads of wy * F(y,
-//   x) for every output column j:  bins[i, j] = sum over the columns x that j reads    of wx *
-//   row[x]
+//   for every output row i:     row[x]     = sum over source rows y that i reads of wy * F(y, x)
+//   for every output column j:  bins[i, j] = sum over columns x that j reads of wx * row[x]
 // so a bin of 2 x 2 samples costs 4 multiply-adds a channel instead of 16, plus the shared first
 // step. The gradient runs the two steps backwards.
 #pragma once

@@ -202,39 +202,93 @@ void forward(const RoiAlignParams& p, const std::vector<int64_t>& order, int num
   }
 }
 
+// For each image, the smallest rectangle that holds the cells of all its boxes.
+template <class Real>
+std::vector<Window> windows_of_images(const RoiAlignParams& p, const std::vector<int64_t>& order,
+                                      int num_threads) {
+  const Window none{.rows = {}, .left = p.width, .right = 0};
+  std::vector<Window> windows(static_cast<size_t>(p.num_images), none);
+  std::vector<Box<Real>> boxes;
+  for (int64_t first = 0; first < p.num_rois; first += std::ssize(boxes)) {
+    set_boxes(p, order, first, std::min(kBoxesPerChunk, p.num_rois - first), boxes, num_threads);
+    for (const Box<Real>& box : boxes) {
+      if (box.own.rows.empty()) continue;
+      Window& window = at(windows, box.image);
+      window.left = std::min(window.left, box.own.left);
+      window.right = std::max(window.right, box.own.right);
+      window.rows.push_back(box.own.rows.front());
+      window.rows.push_back(box.own.rows.back());
+    }
+  }
+  for (Window& window : windows) {
+    if (window.rows.empty()) continue;
+    const auto [top, bottom] = std::ranges::minmax(window.rows);
+    window.rows.resize(static_cast<size_t>(bottom - top + 1));
+    std::iota(window.rows.begin(), window.rows.end(), top);
+  }
+  return windows;
+}
+
+// Writes the planes of an image: the rows of `map` inside the window, zeros outside.
+template <class T>
+void write_planes(const RoiAlignParams& p, const accumulate_t<T>* map, const Window& window,
+                  T* planes, int64_t channels, int64_t block) {
+  const int64_t cells = p.height * p.width;
+  if (window.cells() == cells) {
+    rows_to_planes(map, block, planes, cells, channels, cells);
+    return;
+  }
+  std::fill_n(planes, channels * cells, from_float<T>(0));
+  for (const int64_t row : window.rows) {
+    rows_to_planes(map, block, planes + row * p.width + window.left, cells, channels,
+                   window.width());
+    map += window.width() * block;
+  }
+}
+
 template <class T>
 void backward(const RoiAlignParams& p, const std::vector<int64_t>& order, int num_threads) {
   using Acc = accumulate_t<T>;
   const int64_t bins = p.output_height * p.output_width;
   const int64_t cells = p.height * p.width;
-  const int64_t block = block_for(cells);
+  const std::vector<Window> windows = windows_of_images<Acc>(p, order, num_threads);
+  int64_t largest = 0;
+  for (const Window& window : windows) {
+    if (!window.rows.empty()) largest = std::max(largest, window.cells());
+  }
+  const int64_t block = block_for(largest);
   const int64_t blocks = (p.channels + block - 1) / block;
   const auto image_of = [&](int64_t roi) { return static_cast<int64_t>(*roi_of<Acc>(p, roi)); };
   const auto body = [&](int64_t begin, int64_t end) {
-    std::vector<Acc> map(static_cast<size_t>(cells * block));  // [H * W, block]
-    std::vector<Acc> grad(static_cast<size_t>(bins * block));  // [oh * ow, block]
+    std::vector<Acc> map(static_cast<size_t>(largest * block));  // [window cells, block]
+    std::vector<Acc> grad(static_cast<size_t>(bins * block));    // [oh * ow, block]
     std::vector<Box<Acc>> boxes;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t image = item / blocks;
       const int64_t channel = item % blocks * block;
       const int64_t length = std::min(block, p.channels - channel);
-      std::fill(map.begin(), map.end(), Acc{0});
+      const Window& window = at(windows, image);
+      T* planes = static_cast<T*>(p.input) + (image * p.channels + channel) * cells;
+      if (window.rows.empty()) {
+        std::fill_n(planes, length * cells, from_float<T>(0));
+        continue;
+      }
+      const int64_t top = window.rows.front();
+      std::fill_n(map.begin(), window.cells() * block, Acc{0});
       const auto first = std::ranges::lower_bound(order, image, {}, image_of);
       const auto last = std::ranges::upper_bound(order, image, {}, image_of);
       for (int64_t k = first - order.begin(); k < last - order.begin(); k += std::ssize(boxes)) {
         set_boxes(p, order, k, std::min(kBoxesPerChunk, last - order.begin() - k), boxes, 1);
         for (Box<Acc>& box : boxes) {
-          box.taps.place([&](int64_t y) { return y * p.width * block; },
-                         [&](int64_t x) { return x * block; });
+          box.taps.place([&](int64_t y) { return (y - top) * window.width() * block; },
+                         [&](int64_t x) { return (x - window.left) * block; });
           box.taps.transpose_columns();
           planes_to_rows(static_cast<const T*>(p.bins) + (box.roi * p.channels + channel) * bins,
                          bins, grad.data(), block, length, bins);
           spread_box(box.taps, grad.data(), block, map.data(), length);
         }
       }
-      rows_to_planes(map.data(), block,
-                     static_cast<T*>(p.input) + (image * p.channels + channel) * cells, cells,
-                     length, cells);
+      write_planes(p, map.data(), window, planes, length, block);
     }
   };
   const int64_t item_elements = (cells + p.num_rois * bins / p.num_images) * block;
