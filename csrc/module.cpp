@@ -16,6 +16,7 @@ void bind_regions(pybind11::module_& module);
 void bind_roi(pybind11::module_& module);
 void bind_masks(pybind11::module_& module);
 void bind_packing(pybind11::module_& module);
+void bind_attention(pybind11::module_& module);
 #ifdef FASTREGION_SIMT
 void bind_simt(pybind11::module_& module);
 #endif
@@ -56,6 +57,8 @@ PYBIND11_MODULE(_C, module) {
   bind_masks(masks);
   auto packing = module.def_submodule("packing", "Packed prompts.");
   bind_packing(packing);
+  auto attention = module.def_submodule("attention", "Attention and what surrounds it.");
+  bind_attention(attention);
 #ifdef FASTREGION_SIMT
   auto simt = module.def_submodule("simt", "Kernels on the host, for tests.");
   bind_simt(simt);

@@ -21,3 +21,4 @@ regions: _Regions
 roi: ModuleType
 masks: ModuleType
 packing: ModuleType
+attention: ModuleType

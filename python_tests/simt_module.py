@@ -59,7 +59,7 @@ def install() -> ModuleType | None:
     spec.loader.exec_module(module)
     stand_in = ModuleType("fastregion._C")
     stand_in.__dict__.update(vars(module))
-    for family in ("regions", "roi", "masks", "packing"):
+    for family in ("regions", "roi", "masks", "packing", "attention"):
         setattr(stand_in, family, _Family(getattr(module, family)))
     sys.modules["fastregion._C"] = stand_in
     return stand_in

@@ -1,0 +1,10 @@
+// Binding of the attention operators; each is bound beside its header, in bind_<operator>.cpp.
+#include <pybind11/pybind11.h>
+
+namespace fastregion {
+
+void bind_attention(pybind11::module_& module) {
+  module.doc() = "Attention: streaming, decoding on a cache, gated residuals.";
+}
+
+}  // namespace fastregion
