@@ -4,9 +4,11 @@ Every operator is one file: contract, plain-torch reference, public function, re
 implementation runs is decided in ``backend.py`` and told by ``ops.backend(name, device)``.
 """
 
+from fastregion.ops.attention_cache import append_kv_, empty_kv, unpack_kv
 from fastregion.ops.backend import backend
 from fastregion.ops.bit_masks import BitMasks
 from fastregion.ops.cross_attention import cross_attention
+from fastregion.ops.decode_attention import SharedPrefix, decode_attention
 from fastregion.ops.mask_encode import mask_encode
 from fastregion.ops.mask_patch_embed import (
     mask_patch_embed,
@@ -28,8 +30,12 @@ __all__ = [
     "Operator",
     "PackedTokens",
     "RoIAlign",
+    "SharedPrefix",
+    "append_kv_",
     "backend",
     "cross_attention",
+    "decode_attention",
+    "empty_kv",
     "mask_encode",
     "mask_patch_embed",
     "mask_patch_embed_",
@@ -41,4 +47,5 @@ __all__ = [
     "pack_tokens",
     "roi_align",
     "roi_replay",
+    "unpack_kv",
 ]

@@ -119,6 +119,22 @@ _OPERATORS = (
         differentiable=("q", "k", "v", "key_bias"),
     ),
     Operator(
+        name="append_kv_",
+        contract=(
+            "keys and values of S rows in blocks of 16 columns, k_new and v_new [T, KV, D], rows "
+            "[T], columns [T]: tokens written into the cache"
+        ),
+        native=(),
+    ),
+    Operator(
+        name="decode_attention",
+        contract=(
+            "q [T, H, D], keys and values of S rows in blocks of 16 columns, lengths [N] -> "
+            "[T, H, D], logsumexp [T, H]: new tokens against a cache, with shared prefixes"
+        ),
+        native=(),
+    ),
+    Operator(
         name="pack_bits",
         contract="masks [..., H, W] bool or uint8 -> words [..., H, ceil(W / 64)]",
         native=("cpu", "cuda"),
