@@ -218,7 +218,13 @@ class IncrementalDecoder:
         def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if cache is None or cache.prefix(index) is None:
                 out, _ = cross_attention(
-                    q, k, v, scale=self._scale, causal=True, cu_seqlens_q=bounds, cu_seqlens_k=bounds
+                    q,
+                    k,
+                    v,
+                    scale=self._scale,
+                    causal=True,
+                    cu_seqlens_q=bounds,
+                    cu_seqlens_k=bounds,
                 )
                 if cache is not None:
                     append_kv_(*cache.layers[index], k, v, rows, columns)
@@ -317,7 +323,7 @@ class IncrementalDecoder:
             turning.mul_(cos).addcmul_(swapped, sin)
             if self._padding:  # zeros change no score and give outputs that are cut off again
                 qkv = F.pad(qkv, (0, self._padding))
-            q, k, v = qkv.split((self._num_heads, self._num_kv_heads, self._num_kv_heads), dim=1)
+            q, k, v = torch.split(qkv, [self._num_heads, self._num_kv_heads, self._num_kv_heads], 1)
             attended = attend(index, q, k, v)[..., : self._head_dim]
             x = x + layer.output(attended.flatten(1))
             normed = layer.post_attention_norm(x)

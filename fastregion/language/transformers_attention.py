@@ -69,7 +69,7 @@ def use_fastregion_attention(model: nn.Module) -> None:
 
 
 class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
-    """Keys and values of one layer; ``seen`` counts columns of the model's view, padding included."""
+    """Keys and values of one layer; ``seen`` counts columns as the model does, with padding."""
 
     is_sliding = False
     is_croppable = False
@@ -200,7 +200,7 @@ def _attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: ``[B, H, N, D]`` queries to ``[B, N, H, D]``.
+    """Transformers' attention interface: ``[B, H, N, D]`` queries to ``[B, N, H, D]``.
 
     ``attention_mask`` is what ``_mask`` made: bool ``[B, L]`` over all columns, or None.
     """
@@ -265,9 +265,9 @@ def _attend_to_cache(
             k_new=k,
             v_new=v,
         )
-        return out.unflatten(0, (batch_size, 1))
+        return out.view(batch_size, 1, *out.shape[1:])
     before = layer.lengths
-    tokens, _, _ = _new_tokens(layer, k.unflatten(0, (batch_size, count)), mask)
+    tokens, _, _ = _new_tokens(layer, k.view(batch_size, count, *k.shape[1:]), mask)
     bounds = torch.zeros(batch_size + 1, dtype=torch.int32, device=q.device)
     bounds[1:] = (layer.lengths - before).cumsum(0)
     packed, _ = decode_attention(
@@ -283,7 +283,7 @@ def _attend_to_cache(
     )
     out = q.new_zeros(q.shape)
     out[tokens] = packed
-    return out.unflatten(0, (batch_size, count))
+    return out.view(batch_size, count, *out.shape[1:])
 
 
 def _refuse(dropout: float, mask: Tensor | None, options: dict[str, Any]) -> None:
@@ -314,7 +314,7 @@ def _mask(
     attention_mask: Tensor | None = None,
     **__: Any,
 ) -> Tensor | None:
-    """transformers' mask interface, once a forward pass: the padding mask; the rest is ours."""
+    """Transformers' mask interface, once a forward pass: the padding mask; the rest is ours."""
     if mask_function not in _PLAIN_MASKS:
         raise NotImplementedError(
             f"{ATTENTION} attention: only causal or full masks with padding are supported; several "
@@ -323,7 +323,9 @@ def _mask(
     if attention_mask is None:
         return None
     mask = attention_mask[:, -kv_length:]
-    cast(Any, mask).fastregion_new_padding = not mask[:, -q_length:].all()  # one look for all layers
+    cast(Any, mask).fastregion_new_padding = not mask[
+        :, -q_length:
+    ].all()  # one look for all layers
     return mask
 
 
