@@ -127,6 +127,39 @@ __device__ Acc row_sum(Acc value) {
   return value + __shfl_xor_sync(kAllLanes, value, 2);
 }
 
+// logsumexp as a power of two, so that the weights of a query that sees no key are 0.
+template <class Acc>
+__device__ Acc weightless_if_none(Acc logsumexp) {
+  return logsumexp == -kInfinity<Acc> ? kInfinity<Acc> : logsumexp * static_cast<Acc>(kLog2E);
+}
+
+// Which keys the rows of a tile of queries see: those before a number, which causality makes smaller.
+struct VisibleKeys {
+  bool causal;
+  int64_t num_keys, shift;  // query i sees the keys before i + 1 + shift
+  int64_t by_all, by_any;
+
+  __device__ VisibleKeys(const CrossAttentionParams& p, const Sequence& s, int64_t first_query,
+                         int rows)
+      : causal(p.causal),
+        num_keys(s.num_keys),
+        shift(s.num_keys - s.num_queries),
+        by_all(seen_by(first_query)),
+        by_any(seen_by(clamp(first_query + rows, 0, s.num_queries) - 1)) {}
+
+  __device__ int64_t seen_by(int64_t query) const {
+    return causal ? clamp(query + 1 + shift, 0, num_keys) : num_keys;
+  }
+  // Of the keys [first, first + count), how many from the first on.
+  __device__ int of(int64_t query, int64_t first, int count) const {
+    return static_cast<int>(clamp(seen_by(query) - first, 0, count));
+  }
+  // Whether some rows see one of these keys and others do not.
+  __device__ bool on_diagonal(int64_t first, int count) const {
+    return clamp(first + count, 0, by_any) > by_all;
+  }
+};
+
 // Scores [16, keys] of one tile, from products to powers of two: scaled, with bias, -inf where a
 // query does not see the key. `seen` counts the keys from the tile's first on that a row sees.
 template <class Acc, int kFragments>
@@ -185,6 +218,27 @@ __device__ bool remove_non_finite(Tile<T, kNumRows, kWidth>& tile, int width) {
     found = 1;
   }
   return __syncthreads_or(found) != 0;
+}
+
+// Gives what remove_non_finite took out of the rows [first, first + kStreamed) back to the rows that
+// see them, where `sees(half, row)`: a weight above 0 changes neither infinity nor NaN. Rare, so read
+// from memory once more.
+template <int kStreamed, class T, int kFragments, class Sees>
+__device__ void add_non_finite(accumulate_t<T> (&sums)[kFragments][4], const Rows<T>& from,
+                               int64_t first, int first_column, int width, const Sees& sees) {
+  for (int row = 0; row < kStreamed && first + row < from.count; ++row) {
+    const T* source = from.data + (first + row) * from.stride;
+#pragma unroll
+    for (int n = 0; n < kFragments; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int column = first_column + 8 * n + static_cast<int>(threadIdx.x) % 4 * 2 + e % 2;
+        if (column >= width || !sees(e / 2, row)) continue;
+        const accumulate_t<T> value = to_float(source[column]);
+        if (!is_finite(value)) sums[n][e] += value;
+      }
+    }
+  }
 }
 
 // Writes a warp's rows, times a factor each (0 gives zeros), to the rows of `to` from `first` on

@@ -83,30 +83,6 @@ __device__ void update(RunningRow<Acc> (&rows)[2], Acc (&scores)[kScores][4],
   }
 }
 
-// Adds the values [first, first + kKeys) that are not finite to the rows that see them; their
-// weight would change neither infinity nor NaN. Rare, so read from memory once more.
-template <int kKeys, class T, int kSums>
-__device__ void add_non_finite(accumulate_t<T> (&sums)[kSums][4], const Rows<T>& values,
-                               int64_t first, int first_column, int width,
-                               const accumulate_t<T>* bias, const int (&seen)[2]) {
-  using Acc = accumulate_t<T>;
-  const int t = static_cast<int>(threadIdx.x) % 4;
-  for (int key = 0; key < kKeys && first + key < values.count; ++key) {
-    if (bias != nullptr && bias[first + key] == -kInfinity<Acc>) continue;
-    const T* row = values.data + (first + key) * values.stride;
-#pragma unroll
-    for (int n = 0; n < kSums; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int column = first_column + 8 * n + 2 * t + e % 2;
-        if (key >= seen[e / 2] || column >= width) continue;
-        const Acc value = to_float(row[column]);
-        if (!is_finite(value)) sums[n][e] += value;
-      }
-    }
-  }
-}
-
 template <class T, int kWidth>
 __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads)
     cross_attention_kernel(CrossAttentionParams p, bool aligned) {
@@ -136,15 +112,8 @@ __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads)
     return bias == nullptr || bias[key] != -kInfinity<Acc>;
   };
 
-  // Row i sees the keys before i + 1 + shift.
-  const int64_t shift = s.num_keys - s.num_queries;
-  const auto keys_seen = [&](int64_t query) {
-    return p.causal ? clamp(query + 1 + shift, 0, s.num_keys) : s.num_keys;
-  };
-  const int64_t last_query = clamp(first_query + Config::kRows, 0, s.num_queries) - 1;
-  const int64_t seen_by_all = keys_seen(first_query), seen_by_any = keys_seen(last_query);
+  const VisibleKeys visible(p, s, first_query, Config::kRows);
   const int64_t my_query = first_query + warp_row + lane / 4;
-  const int64_t my_keys[] = {keys_seen(my_query), keys_seen(my_query + 8)};
   const bool works = first_query + warp_row < s.num_queries;
 
   const auto load = [&](int64_t key_tile) {
@@ -153,7 +122,7 @@ __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads)
     load_tile<kThreads>(stage.value, values, key_tile * kKeys, width, aligned, key_present);
     cp_async_commit();
   };
-  const int64_t num_key_tiles = ceil_div<int64_t>(seen_by_any, kKeys);
+  const int64_t num_key_tiles = ceil_div<int64_t>(visible.by_any, kKeys);
   if (num_key_tiles > 0) {
     load_tile<kThreads>(shared.query, queries, first_query, width, aligned,
                         [](int64_t) { return true; });
@@ -174,14 +143,12 @@ __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads)
 
     auto& stage = shared.stages[key_tile % kStages];
     const int64_t first_key = key_tile * kKeys;
-    int seen[2];
-    for (int half = 0; half < 2; ++half) {
-      seen[half] = static_cast<int>(clamp(my_keys[half] - first_key, 0, kKeys));
-    }
+    const int seen[] = {visible.of(my_query, first_key, kKeys),
+                        visible.of(my_query + 8, first_key, kKeys)};
     Acc scores[kKeys / 8][4] = {};
     if (works) {
       row_products(scores, shared.query, warp_row, stage.key, width);
-      if (bias != nullptr || first_key + kKeys > seen_by_all) {
+      if (bias != nullptr || first_key + kKeys > visible.by_all) {
         scale_and_mask(scores, scale, bias == nullptr ? nullptr : bias + first_key,
                        s.num_keys - first_key, seen);
       } else {
@@ -193,13 +160,16 @@ __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads)
       }
     }
     // On the diagonal a value is seen by some rows of a product and not by others.
-    const bool on_diagonal = p.causal && clamp(first_key + kKeys, 0, seen_by_any) > seen_by_all;
-    const bool removed = on_diagonal && remove_non_finite<kThreads>(stage.value, width);
+    const bool removed = visible.on_diagonal(first_key, kKeys) &&
+                         remove_non_finite<kThreads>(stage.value, width);
     if (works) {
       update(rows, scores, sums);
       weighted_rows(sums, scores, stage.value, first_column);
       if (removed) {
-        add_non_finite<kKeys>(sums, values, first_key, first_column, width, bias, seen);
+        add_non_finite<kKeys>(sums, values, first_key, first_column, width,
+                              [&](int half, int key) {
+                                return key < seen[half] && key_present(first_key + key);
+                              });
       }
     }
   }

@@ -42,8 +42,10 @@ __device__ void row_products(accumulate_t<T> (&c)[kRowsB / 8][4], const Tile<T, 
                              [[maybe_unused]] int width) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   if constexpr (sizeof(T) == 2) {
-#pragma unroll
-    for (int k = 0; k < Tile<T, 1, kWidth>::kColumns; k += 16) {
+    constexpr int kSteps = Tile<T, 1, kWidth>::kColumns / 16;
+#pragma unroll(kSteps <= 8 ? kSteps : 4)
+    for (int step = 0; step < kSteps; ++step) {
+      const int k = 16 * step;
       uint32_t left[4], right[4];
       ldmatrix<4, false>(left, a.rows[first_row + lane % 16] + k + lane / 16 * 8);
 #pragma unroll

@@ -109,6 +109,16 @@ _OPERATORS = (
         differentiable=("embedding", "tokens"),
     ),
     Operator(
+        name="cross_attention",
+        contract=(
+            "q [B, Nq, H, D], k, v [B, Nk, Hkv, D] or packed with cu_seqlens, key_bias [B, Nk] -> "
+            "out like q, logsumexp [B, Nq, H]: streaming softmax attention"
+        ),
+        native=("cpu", "cuda"),
+        native_backward=("cpu", "cuda"),
+        differentiable=("q", "k", "v", "key_bias"),
+    ),
+    Operator(
         name="pack_bits",
         contract="masks [..., H, W] bool or uint8 -> words [..., H, ceil(W / 64)]",
         native=("cpu", "cuda"),
