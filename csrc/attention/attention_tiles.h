@@ -133,7 +133,8 @@ __device__ Acc weightless_if_none(Acc logsumexp) {
   return logsumexp == -kInfinity<Acc> ? kInfinity<Acc> : logsumexp * static_cast<Acc>(kLog2E);
 }
 
-// Which keys the rows of a tile of queries see: those before a number, which causality makes smaller.
+// Which keys the rows of a tile of queries see: those before a number, which causality makes
+// smaller.
 struct VisibleKeys {
   bool causal;
   int64_t num_keys, shift;  // query i sees the keys before i + 1 + shift
@@ -220,9 +221,9 @@ __device__ bool remove_non_finite(Tile<T, kNumRows, kWidth>& tile, int width) {
   return __syncthreads_or(found) != 0;
 }
 
-// Gives what remove_non_finite took out of the rows [first, first + kStreamed) back to the rows that
-// see them, where `sees(half, row)`: a weight above 0 changes neither infinity nor NaN. Rare, so read
-// from memory once more.
+// Gives what remove_non_finite took out of the rows [first, first + kStreamed) back to the rows
+// that see them, where `sees(half, row)`: a weight above 0 changes neither infinity nor NaN. Rare,
+// so read from memory once more.
 template <int kStreamed, class T, int kFragments, class Sees>
 __device__ void add_non_finite(accumulate_t<T> (&sums)[kFragments][4], const Rows<T>& from,
                                int64_t first, int first_column, int width, const Sees& sees) {

@@ -160,16 +160,15 @@ __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads)
       }
     }
     // On the diagonal a value is seen by some rows of a product and not by others.
-    const bool removed = visible.on_diagonal(first_key, kKeys) &&
-                         remove_non_finite<kThreads>(stage.value, width);
+    const bool removed =
+        visible.on_diagonal(first_key, kKeys) && remove_non_finite<kThreads>(stage.value, width);
     if (works) {
       update(rows, scores, sums);
       weighted_rows(sums, scores, stage.value, first_column);
       if (removed) {
-        add_non_finite<kKeys>(sums, values, first_key, first_column, width,
-                              [&](int half, int key) {
-                                return key < seen[half] && key_present(first_key + key);
-                              });
+        add_non_finite<kKeys>(sums, values, first_key, first_column, width, [&](int half, int key) {
+          return key < seen[half] && key_present(first_key + key);
+        });
       }
     }
   }

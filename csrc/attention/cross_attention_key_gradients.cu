@@ -95,8 +95,7 @@ __global__ void __launch_bounds__(KeyGradients<T, kWidth>::kThreads)
       const int64_t query = first + tid;
       const bool there = query < s.num_queries;
       stage.logsumexp[tid] = weightless_if_none(there ? logsumexp_of(query) : -kInfinity<Acc>);
-      stage.offset[tid] =
-          there ? offsets[(s.first_query + query) * p.num_heads + head] : Acc{0};
+      stage.offset[tid] = there ? offsets[(s.first_query + query) * p.num_heads + head] : Acc{0};
     }
   };
   const int64_t num_steps = group * tiles;
@@ -140,8 +139,8 @@ __global__ void __launch_bounds__(KeyGradients<T, kWidth>::kThreads)
           const int query = 8 * n + lane % 4 * 2 + e % 2;
           const Acc score = weights[n][e] * scale + my_bias[e / 2];
           // Selects: what is not seen may be NaN.
-          const Acc weight = query < seen_by[e / 2] ? Acc{0}
-                                                    : power_of_2(score - stage.logsumexp[query]);
+          const Acc weight =
+              query < seen_by[e / 2] ? Acc{0} : power_of_2(score - stage.logsumexp[query]);
           Acc& grad_score = grad_scores[n][e];
           grad_score = weight == 0 ? Acc{0} : weight * (grad_score - stage.offset[query]);
           weights[n][e] = weight;
@@ -160,11 +159,11 @@ __global__ void __launch_bounds__(KeyGradients<T, kWidth>::kThreads)
       weighted_rows(value_sums, weights, stage.grad_out, first_column);
       weighted_rows(key_sums, grad_scores, stage.query, first_column);
       if (removed) {
-        add_non_finite<kQueries>(
-            value_sums, query_rows(g.grad_out, step), first_query, first_column, width,
-            [&](int half, int query) {
-              return query >= seen_by[half] && stage.logsumexp[query] != kInfinity<Acc>;
-            });
+        add_non_finite<kQueries>(value_sums, query_rows(g.grad_out, step), first_query,
+                                 first_column, width, [&](int half, int query) {
+                                   return query >= seen_by[half] &&
+                                          stage.logsumexp[query] != kInfinity<Acc>;
+                                 });
       }
     }
   }

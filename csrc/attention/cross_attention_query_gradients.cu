@@ -146,7 +146,8 @@ void query_gradients(const CrossAttentionParams& p, const CrossAttentionGradient
     using T = typename decltype(tag)::type;
     dispatch_width<T>(kOp, p.width, [&](auto width) {
       using Config = QueryGradients<T, width>;
-      const int64_t tiles = num_tiles(p.query_bounds, p.num_sequences, p.num_queries, Config::kRows);
+      const int64_t tiles =
+          num_tiles(p.query_bounds, p.num_sequences, p.num_queries, Config::kRows);
       if (tiles == 0 || p.num_heads == 0) return;  // an empty grid is a launch error
       launch(kOp, query_gradients_kernel<T, width>,
              {.blocks = {tiles, p.num_heads, ceil_div<int64_t>(p.width, Config::kColumns)},
