@@ -33,7 +33,7 @@ uint32_t pack_pair(float low, float high) {
 template <class T>
 void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                   const SimtWhere& where = SimtWhere::current()) {
-  simt::mma_m16n8k16<T>(c, a, b0, b1, where);
+  simt::multiply_matrices<T>(c, a, b0, b1, where);
 }
 
 // kCount matrices of 8 x 8 16-bit values. Lane 8 q + i gives row i of matrix q, 16 bytes at a

@@ -20,7 +20,7 @@ float half_of(uint32_t pair, int which) {
 }
 
 template <class T>
-void multiply(void* const* lanes) {
+void multiply_tiles(void* const* lanes) {
   float a[kRows][kDepth], b[kDepth][kColumns];
   for (int lane = 0; lane < kWarp; ++lane) {
     const auto& from = *static_cast<const ProductLane*>(lanes[lane]);
@@ -75,15 +75,15 @@ void exchange(void* const* lanes) {
 }  // namespace
 
 template <class T>
-void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-                  const Where& where) {
+void multiply_matrices(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                       const Where& where) {
   ProductLane lane{a, {b0, b1}, c};
-  matrix_operation(WarpOperation::kMultiply, &multiply<T>, &lane, where);
+  matrix_operation(WarpOperation::kMultiply, &multiply_tiles<T>, &lane, where);
 }
-template void mma_m16n8k16<Half>(float (&)[4], const uint32_t (&)[4], uint32_t, uint32_t,
-                                 const Where&);
-template void mma_m16n8k16<BFloat16>(float (&)[4], const uint32_t (&)[4], uint32_t, uint32_t,
-                                     const Where&);
+template void multiply_matrices<Half>(float (&)[4], const uint32_t (&)[4], uint32_t, uint32_t,
+                                      const Where&);
+template void multiply_matrices<BFloat16>(float (&)[4], const uint32_t (&)[4], uint32_t, uint32_t,
+                                          const Where&);
 
 void exchange_matrices(uint32_t* registers, int count, bool transposed, const MatrixRow& row,
                        const Where& where) {

@@ -10,8 +10,8 @@ namespace fastregion::simt {
 
 // Computes in float32, in the order of k; the rounding inside a tensor core is not modelled.
 template <class T>
-void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-                  const Where& where);
+void multiply_matrices(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                       const Where& where);
 
 struct MatrixRow {
   uint16_t values[8];
