@@ -124,7 +124,7 @@ _OPERATORS = (
             "keys and values of S rows in blocks of 16 columns, k_new and v_new [T, KV, D], rows "
             "[T], columns [T]: tokens written into the cache"
         ),
-        native=("cpu",),
+        native=("cpu", "cuda"),
     ),
     Operator(
         name="decode_attention",
@@ -132,7 +132,7 @@ _OPERATORS = (
             "q [T, H, D], keys and values of S rows in blocks of 16 columns, lengths [N] -> "
             "[T, H, D], logsumexp [T, H]: new tokens against a cache, with shared prefixes"
         ),
-        native=("cpu",),
+        native=("cpu", "cuda"),
     ),
     Operator(
         name="pack_bits",
