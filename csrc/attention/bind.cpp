@@ -3,8 +3,11 @@
 
 namespace fastregion {
 
+void bind_gated_norm(pybind11::module_& module);
+
 void bind_attention(pybind11::module_& module) {
   module.doc() = "Attention: streaming, decoding on a cache, gated residuals.";
+  bind_gated_norm(module);
 }
 
 }  // namespace fastregion
