@@ -79,7 +79,7 @@ void gated_norm_backward(const GatedNormParams& params, const GatedNormBackward&
 
 #ifdef FASTREGION_WITH_CUDA
 namespace cuda {
-inline constexpr int64_t kGatedNormMaxChannels = 8192;  // 16 of each of 512 threads
+inline constexpr int64_t kGatedNormMaxChannels = 4096;  // 8 for each of 512 threads
 
 // On the current device, at most kGatedNormMaxChannels.
 void gated_norm(const GatedNormParams& params, const GatedNormForward& rows, cudaStream_t stream);

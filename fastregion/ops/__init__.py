@@ -6,6 +6,8 @@ implementation runs is decided in ``backend.py`` and told by ``ops.backend(name,
 
 from fastregion.ops.backend import backend
 from fastregion.ops.bit_masks import BitMasks
+from fastregion.ops.cross_attention import cross_attention
+from fastregion.ops.gated_residual_norm import gated_residual_norm
 from fastregion.ops.mask_encode import mask_encode
 from fastregion.ops.mask_patch_embed import (
     mask_patch_embed,
@@ -14,6 +16,7 @@ from fastregion.ops.mask_patch_embed import (
 )
 from fastregion.ops.mask_resize import mask_resize
 from fastregion.ops.mask_tiles import mask_tiles
+from fastregion.ops.merge_attention import merge_attention
 from fastregion.ops.pack_rows import pack_rows
 from fastregion.ops.pack_tokens import PackedTokens, pack_tokens
 from fastregion.ops.registry import OPERATORS, Operator
@@ -27,12 +30,15 @@ __all__ = [
     "PackedTokens",
     "RoIAlign",
     "backend",
+    "cross_attention",
+    "gated_residual_norm",
     "mask_encode",
     "mask_patch_embed",
     "mask_patch_embed_",
     "mask_patch_table",
     "mask_resize",
     "mask_tiles",
+    "merge_attention",
     "pack_rows",
     "pack_tokens",
     "roi_align",
