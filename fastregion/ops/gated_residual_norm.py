@@ -70,8 +70,9 @@ def gated_residual_norm_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, branch, gate, norm_weight and norm_bias (empty where there is none)."""
     dtype, channels = accumulation_dtype(y.dtype), y.shape[-1]
+    shape = (y.shape[:-1].numel(), channels)
     grad_y, grad_normed, wide, branch_rows = (
-        value.reshape(-1, channels).to(dtype) for value in (grad_y, grad_normed, y, branch)
+        value.reshape(shape).to(dtype) for value in (grad_y, grad_normed, y, branch)
     )
     deviation = wide - wide.mean(-1, keepdim=True)
     scale = (deviation.square().mean(-1, keepdim=True) + eps).rsqrt()
@@ -82,13 +83,12 @@ def gated_residual_norm_backward_reference(
     grad_gate = (grad_x * branch_rows).sum(0)
     if gate.numel() != channels:
         grad_gate = grad_gate.sum()
-    none = gate.new_empty(0)
     return (
         grad_x.view(y.shape).to(y.dtype),
         (grad_x * gate.to(dtype)).view(y.shape).to(y.dtype),
         grad_gate.view(gate.shape).to(gate.dtype),
-        none if norm_weight is None else (grad_normed * n).sum(0).to(gate.dtype),
-        grad_normed.sum(0).to(gate.dtype) if has_bias else none,
+        gate.new_empty(0) if norm_weight is None else (grad_normed * n).sum(0).to(gate.dtype),
+        grad_normed.sum(0).to(gate.dtype) if has_bias else gate.new_empty(0),
     )
 
 
