@@ -9,6 +9,8 @@ from fastregion.ops.backend import backend
 from fastregion.ops.bit_masks import BitMasks
 from fastregion.ops.cross_attention import cross_attention
 from fastregion.ops.decode_attention import SharedPrefix, decode_attention
+from fastregion.ops.gated_residual_norm import gated_residual_norm
+from fastregion.ops.linear import Linear, linear
 from fastregion.ops.mask_encode import mask_encode
 from fastregion.ops.mask_patch_embed import (
     mask_patch_embed,
@@ -27,6 +29,7 @@ from fastregion.ops.roi_replay import roi_replay
 __all__ = [
     "OPERATORS",
     "BitMasks",
+    "Linear",
     "Operator",
     "PackedTokens",
     "RoIAlign",
@@ -36,6 +39,8 @@ __all__ = [
     "cross_attention",
     "decode_attention",
     "empty_kv",
+    "gated_residual_norm",
+    "linear",
     "mask_encode",
     "mask_patch_embed",
     "mask_patch_embed_",

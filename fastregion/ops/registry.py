@@ -99,6 +99,16 @@ _OPERATORS = (
         differentiable=("weight", "bias", "add_to"),
     ),
     Operator(
+        name="gated_residual_norm",
+        contract=(
+            "x, branch [..., C], gate [1] or [C], norm_weight, norm_bias [C] -> y, normed "
+            "[..., C]: a gated residual and the layer norm after it in one pass"
+        ),
+        native=("cpu", "cuda"),
+        native_backward=("cpu", "cuda"),
+        differentiable=("x", "branch", "gate", "norm_weight", "norm_bias"),
+    ),
+    Operator(
         name="pack_tokens",
         contract=(
             "prompts of token ids, embedding [V, D], tokens per placeholder id -> embeddings "
