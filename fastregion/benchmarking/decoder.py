@@ -39,9 +39,8 @@ def _build() -> Any:
         vocab_size=128262,
         max_position_embeddings=11520,
         tie_word_embeddings=True,
-        dtype=_DTYPE,
     )
-    return transformers.LlamaForCausalLM(config).eval()
+    return transformers.LlamaForCausalLM(config).to(_DTYPE).eval()
 
 
 @lru_cache(maxsize=1)
@@ -97,7 +96,7 @@ def _make(batch_size: int, device: torch.device) -> Ways:
             "transformers, our attention": lambda: forward(ours, preallocated),
         },
         bytes=2 * (weights + states.numel()),
-        tolerance=0.1,
+        tolerance=0.3,  # bfloat16 through 16 layers; logits are about 1
     )
 
 
