@@ -14,6 +14,7 @@ from fastregion._native import native_module
 from fastregion.ops import (
     SharedPrefix,
     append_kv_,
+    cross_attention,
     decode_attention,
     empty_kv,
     mask_encode,
@@ -92,6 +93,15 @@ def run_all(backend: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor
             randn(3, 6, 72), *buffers[0], lengths, prefix=prefix, backend=backend
         )
     yield from attended
+
+    # More keys than are worked on at once; later ones raise a query's largest score.
+    attended = [randn(2, 67, 4, 72), randn(2, 650, 2, 72), randn(2, 650, 2, 72)]
+    with torch.no_grad():
+        attended[1][:, 600:] *= 3
+    bias = torch.randn(2, 650, generator=generator).requires_grad_()
+    out, logsumexp = cross_attention(*attended, bias, causal=True, backend=backend)
+    yield logsumexp.detach()
+    yield from with_gradients(out, *attended, bias)
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
