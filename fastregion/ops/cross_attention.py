@@ -64,7 +64,7 @@ def cross_attention_reference(
     queries, keys, values = (_by_head(x, heads) for x in (q, k, v))
     scores = _scores(queries, keys, key_bias, visible, scale)
     logsumexp = scores.logsumexp(-1, keepdim=True)  # [B, Hkv, group, Nq, 1]
-    probabilities = _probabilities(scores, logsumexp)
+    probabilities = _probabilities(scores, logsumexp, visible)
     out = _product(probabilities, values, visible)
     return _by_token(out, q.shape).to(q.dtype), _by_token(logsumexp, q.shape[:-1])
 
@@ -89,7 +89,7 @@ def cross_attention_backward_reference(
     transposed = None if visible is None else visible.transpose(-1, -2)
     queries, keys, values, grads, outs = (_by_head(x, heads) for x in (q, k, v, grad_out, out))
     scores = _scores(queries, keys, key_bias, visible, scale)
-    probabilities = _probabilities(scores, _by_head(logsumexp.unsqueeze(-1), heads))
+    probabilities = _probabilities(scores, _by_head(logsumexp.unsqueeze(-1), heads), visible)
     offset = (grads * outs).sum(-1, keepdim=True)
     if grad_logsumexp is not None:
         offset = offset - _by_head(grad_logsumexp.unsqueeze(-1), heads)
@@ -120,7 +120,12 @@ def _by_head(x: Tensor, num_kv_heads: int) -> Tensor:
 
 def _by_token(x: Tensor, shape: torch.Size) -> Tensor:
     """Back from ``[B, Hkv, group, N, D]`` to the shape of a tensor of tokens."""
-    return x.permute(0, 3, 1, 2, 4).reshape(shape)
+    return x.permute(0, 3, 1, 2, 4).reshape(shape).contiguous()
+
+
+def _by_key(key_bias: Tensor) -> Tensor:
+    """``[B, Nk]`` or ``[Tk]`` as ``[B, 1, 1, 1, Nk]``."""
+    return key_bias.reshape(key_bias.shape[:-1].numel(), 1, 1, 1, key_bias.shape[-1])
 
 
 def _visible(
@@ -146,7 +151,7 @@ def _visible(
     elif causal:
         visible = key - num_keys <= query - num_queries
     if key_bias is not None:
-        shown = (key_bias != -torch.inf).view(-1, 1, 1, 1, num_keys)
+        shown = _by_key(key_bias) != -torch.inf
         visible = shown if visible is None else visible & shown
     return visible
 
@@ -156,12 +161,13 @@ def _scores(
 ) -> Tensor:
     scores = scale * (queries @ keys.transpose(-1, -2))
     if key_bias is not None:
-        scores = scores + key_bias.view(-1, 1, 1, 1, key_bias.shape[-1])
+        scores = scores + _by_key(key_bias)
     return scores if visible is None else scores.masked_fill(~visible, -torch.inf)
 
 
-def _probabilities(scores: Tensor, logsumexp: Tensor) -> Tensor:
-    return torch.exp(scores - logsumexp.masked_fill(logsumexp == -torch.inf, 0))
+def _probabilities(scores: Tensor, logsumexp: Tensor, visible: Tensor | None) -> Tensor:
+    probabilities = torch.exp(scores - logsumexp.masked_fill(logsumexp == -torch.inf, 0))
+    return probabilities if visible is None else probabilities.masked_fill(~visible, 0)
 
 
 def _product(weights: Tensor, rows: Tensor, visible: Tensor | None) -> Tensor:
