@@ -228,15 +228,18 @@ template <int kStreamed, class T, int kFragments, class Sees>
 __device__ void add_non_finite(accumulate_t<T> (&sums)[kFragments][4], const Rows<T>& from,
                                int64_t first, int first_column, int width, const Sees& sees) {
   for (int row = 0; row < kStreamed && first + row < from.count; ++row) {
+    const bool seen[] = {sees(0, row), sees(1, row)};
+    if (!seen[0] && !seen[1]) continue;
     const T* source = from.data + (first + row) * from.stride;
 #pragma unroll
     for (int n = 0; n < kFragments; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int column = first_column + 8 * n + static_cast<int>(threadIdx.x) % 4 * 2 + e % 2;
-        if (column >= width || !sees(e / 2, row)) continue;
-        const accumulate_t<T> value = to_float(source[column]);
-        if (!is_finite(value)) sums[n][e] += value;
+      for (int which = 0; which < 2; ++which) {
+        const int column = first_column + 8 * n + static_cast<int>(threadIdx.x) % 4 * 2 + which;
+        const accumulate_t<T> value = column < width ? to_float(source[column]) : 0;
+        if (is_finite(value)) continue;
+        if (seen[0]) sums[n][which] += value;
+        if (seen[1]) sums[n][2 + which] += value;
       }
     }
   }

@@ -30,8 +30,8 @@ struct Forward {
   static constexpr Tiling kTiling = tiling(kRowBytes<T, kWidth>);
   static constexpr int kThreads = kTiling.warps * kWarp;
   static constexpr int kRows = kTiling.warps * kWarpRows;
-  // 128 registers of a thread for the sums; wider rows are split between blocks.
-  static constexpr int kColumns = sizeof(T) == 8 && kWidth > 128 ? 128 : kWidth;
+  // Up to 128 registers of a thread for the sums; what is wider is split between blocks.
+  static constexpr int kColumns = sizeof(T) == 8 ? 64 : kWidth;
 
   struct Stage {
     Tile<T, kTiling.streamed, kWidth> key, value;
@@ -84,7 +84,7 @@ __device__ void update(RunningRow<Acc> (&rows)[2], Acc (&scores)[kScores][4],
 }
 
 template <class T, int kWidth>
-__global__ void __launch_bounds__(Forward<T, kWidth>::kThreads)
+__global__ void __launch_bounds__(Forward<T, kWidth>::kThreads, 1)
     cross_attention_kernel(CrossAttentionParams p, bool aligned) {
   using Config = Forward<T, kWidth>;
   using Acc = accumulate_t<T>;
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads)
   Acc factors[2];
   for (int half = 0; half < 2; ++half) {
     const Acc sum = row_sum(rows[half].sum);
-    const bool sees_none = rows[half].maximum == -kInfinity<Acc>;
+    const bool sees_none = sum == 0;  // not by the maximum, which passes over NaN
     factors[half] = sees_none ? Acc{0} : 1 / sum;
     const int64_t query = my_query + 8 * half;
     if (query < s.num_queries && lane % 4 == 0 && first_column == 0) {

@@ -12,9 +12,11 @@ struct BackwardWorkspace {
   void* bias_parts;  // [key-value heads, all keys]: the gradient of key_bias head by head, or null
 };
 
-// Both keep two tiles and stream two. At most 128 registers of a thread are sums.
+// Both kernels keep two tiles and stream two. Registers limit the streamed rows, shared memory the
+// rest.
 constexpr Tiling backward_tiling(int row_bytes) {
-  if (row_bytes <= 272) return {.warps = 4, .streamed = 32, .stages = 2};
+  if (row_bytes <= 176) return {.warps = 4, .streamed = 32, .stages = 2};
+  if (row_bytes <= 272) return {.warps = 4, .streamed = 16, .stages = 2};
   if (row_bytes <= 528) return {.warps = 4, .streamed = 16, .stages = 1};
   if (row_bytes <= 1040) return {.warps = 2, .streamed = 16, .stages = 1};
   return {.warps = 1, .streamed = 8, .stages = 1};

@@ -18,7 +18,8 @@ struct KeyGradients {
   static constexpr int kThreads = kTiling.warps * kWarp;
   static constexpr int kRows = kTiling.warps * kWarpRows;
   static constexpr int kQueries = kTiling.streamed;
-  static constexpr int kMostColumns = sizeof(T) == 8 ? 64 : 128;  // of two sums; more are split
+  // Up to 128 registers of a thread for both sums; what is wider is split between blocks.
+  static constexpr int kMostColumns = sizeof(T) == 8 ? 32 : 128;
   static constexpr int kColumns = kWidth > kMostColumns ? kMostColumns : kWidth;
 
   struct Stage {
@@ -34,7 +35,7 @@ struct KeyGradients {
 };
 
 template <class T, int kWidth>
-__global__ void __launch_bounds__(KeyGradients<T, kWidth>::kThreads)
+__global__ void __launch_bounds__(KeyGradients<T, kWidth>::kThreads, 1)
     key_gradients_kernel(CrossAttentionParams p, CrossAttentionGradients g,
                          const accumulate_t<T>* offsets, accumulate_t<T>* bias_parts,
                          bool aligned) {

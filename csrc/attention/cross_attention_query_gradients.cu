@@ -16,7 +16,8 @@ struct QueryGradients {
   static constexpr Tiling kTiling = backward_tiling(kRowBytes<T, kWidth>);
   static constexpr int kThreads = kTiling.warps * kWarp;
   static constexpr int kRows = kTiling.warps * kWarpRows;
-  static constexpr int kColumns = sizeof(T) == 8 && kWidth > 128 ? 128 : kWidth;
+  // Up to 128 registers of a thread for the sums; what is wider is split between blocks.
+  static constexpr int kColumns = sizeof(T) == 8 ? 64 : kWidth;
 
   struct Stage {
     Tile<T, kTiling.streamed, kWidth> key, value;
@@ -29,7 +30,7 @@ struct QueryGradients {
 };
 
 template <class T, int kWidth>
-__global__ void __launch_bounds__(QueryGradients<T, kWidth>::kThreads)
+__global__ void __launch_bounds__(QueryGradients<T, kWidth>::kThreads, 1)
     query_gradients_kernel(CrossAttentionParams p, CrossAttentionGradients g,
                            const accumulate_t<T>* offsets, bool aligned) {
   using Config = QueryGradients<T, kWidth>;

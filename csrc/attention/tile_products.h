@@ -43,7 +43,7 @@ __device__ void row_products(accumulate_t<T> (&c)[kRowsB / 8][4], const Tile<T, 
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   if constexpr (sizeof(T) == 2) {
     constexpr int kSteps = Tile<T, 1, kWidth>::kColumns / 16;
-#pragma unroll(kSteps <= 8 ? kSteps : 4)
+#pragma unroll(kSteps <= 5 ? kSteps : 4)
     for (int step = 0; step < kSteps; ++step) {
       const int k = 16 * step;
       uint32_t left[4], right[4];
