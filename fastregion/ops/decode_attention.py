@@ -420,7 +420,8 @@ def _refuse_outside(what: str, numbers: Tensor, lowest: int, highest: int) -> No
 
 
 def _empty_results(q: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=accumulation_dtype(q.dtype))
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=dtype)
 
 
 def _attend_fake(
