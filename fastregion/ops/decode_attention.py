@@ -421,7 +421,8 @@ def _refuse_outside(what: str, numbers: Tensor, lowest: int, highest: int) -> No
 
 def _empty_results(q: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=dtype)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    return out, q.new_empty(q.shape[:2], dtype=dtype)
 
 
 def _attend_fake(
