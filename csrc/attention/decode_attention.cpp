@@ -1,7 +1,7 @@
 // CPU side of decode_attention; the equations are in the header.
 //
 // Traffic: every key and value that is seen once from memory, however many heads, tokens and
-// sequences see it; results of chunks are 1 / 64 of that for four query heads and stay in the
+// sequences see it; results of chunks are 1 / 128 of that for four query heads and stay in the
 // cache. Work is split over chunks; then over (token, head) to merge.
 #include "attention/decode_attention.h"
 
@@ -20,7 +20,8 @@
 namespace fastregion {
 namespace {
 
-constexpr int64_t kTileRows = 8;  // of the widest instruction set
+constexpr int64_t kColumns = 512;  // of a chunk: scores of a tile fill half the L1 cache
+constexpr int64_t kTileRows = 8;   // of the widest instruction set
 // Below this many elements of keys and values a second thread costs more than it brings.
 constexpr int64_t kElementsPerThread = 64 * 1024;
 constexpr int64_t kMergedPerThread = 16 * 1024;
@@ -49,7 +50,7 @@ struct DecodeChunk {
   const DecodeRow<T>* rows;
   int64_t num_rows;
   accumulate_t<T>* query;    // scratch [width, kTileRows]
-  accumulate_t<T>* weights;  // scratch [kTileRows, kDecodeChunk], on a cache line
+  accumulate_t<T>* weights;  // scratch [kTileRows, kColumns], on a cache line
 };
 
 }  // namespace
@@ -63,7 +64,7 @@ struct DecodeChunk {
 namespace fastregion::cpu {
 namespace {
 
-constexpr int64_t chunks_of(int64_t columns) { return (columns + kDecodeChunk - 1) / kDecodeChunk; }
+constexpr int64_t chunks_of(int64_t columns) { return (columns + kColumns - 1) / kColumns; }
 
 // A row of a cache, and the tokens that attend to it: a sequence, or the prefix of a group.
 struct Unit {
@@ -151,7 +152,7 @@ Plan make_plan(const DecodeAttentionParams& p) {
   return plan;
 }
 
-// Writes the unit's new tokens that fall into columns [begin, end).
+// Writes the unit's new tokens that fall into columns [begin, end), where keys and values begin.
 template <class T>
 void append(const DecodeAttentionParams& p, const Plan& plan, const Unit& unit, int64_t kv_head,
             int64_t begin, int64_t end, T* keys, T* values) {
@@ -165,8 +166,8 @@ void append(const DecodeAttentionParams& p, const Plan& plan, const Unit& unit, 
     };
     const T *k = from(p.k_new), *v = from(p.v_new);
     for (int64_t d = 0; d < p.width; ++d) {
-      keys[key_offset(column, d, p.width)] = k[d];
-      values[value_offset(column, d, p.width)] = v[d];
+      keys[key_offset(column - begin, d, p.width)] = k[d];
+      values[value_offset(column - begin, d, p.width)] = v[d];
     }
   }
 }
@@ -193,15 +194,16 @@ void attend(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& pa
     struct alignas(64) Line {
       Acc values[64 / sizeof(Acc)];
     };
-    std::vector<Line> weights(kTileRows * kDecodeChunk * sizeof(Acc) / sizeof(Line));
+    std::vector<Line> weights(kTileRows * kColumns * sizeof(Acc) / sizeof(Line));
     std::vector<Acc> query(static_cast<size_t>(kTileRows * p.width));
     std::vector<DecodeRow<T>> rows;
     for (int64_t i = first; i < last; ++i) {
       const Item& item = plan.items[static_cast<size_t>(i)];
       const Unit& unit = plan.units[static_cast<size_t>(item.unit)];
-      const int64_t start = kv_row(*unit.cache, unit.row, p.num_kv_heads, item.kv_head, p.width);
-      const int64_t begin = item.chunk * kDecodeChunk;
-      const int64_t end = std::min(begin + kDecodeChunk, unit.length);
+      const int64_t begin = item.chunk * kColumns;
+      const int64_t end = std::min(begin + kColumns, unit.length);
+      const int64_t start =
+          kv_row(*unit.cache, unit.row, p.num_kv_heads, item.kv_head, p.width) + begin * p.width;
       T* keys = static_cast<T*>(unit.cache->keys) + start;
       T* values = static_cast<T*>(unit.cache->values) + start;
       if (unit.appends) append(p, plan, unit, item.kv_head, begin, end, keys, values);
@@ -219,8 +221,8 @@ void attend(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& pa
         }
       }
       FASTREGION_SELECT_ISA(decode::attend_chunk<T>)
-      ({.keys = keys + begin * p.width,
-        .values = values + begin * p.width,
+      ({.keys = keys,
+        .values = values,
         .width = p.width,
         .scale = static_cast<Acc>(p.scale),
         .rows = rows.data(),
@@ -229,7 +231,7 @@ void attend(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& pa
         .weights = weights.front().values});
     }
   };
-  const int64_t elements = 2 * kDecodeChunk * p.width;
+  const int64_t elements = 2 * kColumns * p.width;
   parallel_for(std::ssize(plan.items), kElementsPerThread / elements + 1, num_threads, body);
 }
 

@@ -20,12 +20,12 @@
 namespace fastregion::cuda {
 namespace {
 
-constexpr int kThreads = 256;  // one for every column of a chunk
+constexpr int kColumns = 256;  // of a chunk
+constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kMergeWarps = 4;
 constexpr int kMostWidth = 256;  // what the queries' shared memory holds
 constexpr uint32_t kWholeWarp = 0xffffffffu;
-static_assert(kThreads == kDecodeChunk);
 
 // Keys of one 16-byte load of pairs of channels; channels of one of pairs of columns.
 template <class T>
@@ -84,8 +84,8 @@ __device__ int64_t sequence_of_token(const DecodeAttentionParams& p, int64_t tok
 template <class T, int kRows>
 struct DecodeShared {
   using Acc = accumulate_t<T>;
-  alignas(16) Acc query[kMostWidth * kRows];      // [width][row]
-  alignas(16) Acc weights[kDecodeChunk * kRows];  // [column][row]
+  alignas(16) Acc query[kMostWidth * kRows];  // [width][row]
+  alignas(16) Acc weights[kColumns * kRows];  // [column][row]
   // [part of the channels][row][column] of scores, then [part of the columns][row][width] of sums
   alignas(16) Acc partial[kThreads * kOwned<T> * kRows];
   int64_t tokens[kThreads];  // that see the chunk, of those looked at together
@@ -116,7 +116,7 @@ __device__ Chunk<T> chunk_of_block(const DecodeAttentionParams& p, int64_t own_s
 
   Chunk<T> chunk;
   chunk.kv_head = item / slots % p.num_kv_heads;
-  chunk.first = item % slots * kDecodeChunk;
+  chunk.first = item % slots * kColumns;
   chunk.slot = item % slots + (own ? prefix_slots : 0);
   chunk.prefix = own ? -1 : unit;
   chunk.sequence = own ? sequence_at(p, unit)
@@ -127,7 +127,7 @@ __device__ Chunk<T> chunk_of_block(const DecodeAttentionParams& p, int64_t own_s
                         chunk.first * p.width;
   chunk.keys = static_cast<T*>(cache.keys) + start;
   chunk.values = static_cast<T*>(cache.values) + start;
-  chunk.columns = clamp(chunk.sequence.length - chunk.first, 0, kDecodeChunk);
+  chunk.columns = clamp(chunk.sequence.length - chunk.first, 0, kColumns);
   return chunk;
 }
 
@@ -235,7 +235,7 @@ __device__ void score(const Chunk<T>& chunk, int width, DecodeShared<T, kRows>& 
   }
   for (int r = 0; r < kRows; ++r) {
     for (int k = 0; k < kKeys; ++k) {
-      s.partial[(part * kRows + r) * kDecodeChunk + column + k] = sum[r][k];
+      s.partial[(part * kRows + r) * kColumns + column + k] = sum[r][k];
     }
   }
 }
@@ -244,17 +244,17 @@ template <class T, int kRows>
 __device__ void weigh(const Parts<accumulate_t<T>>& parts, DecodeShared<T, kRows>& s) {
   using Acc = accumulate_t<T>;
   constexpr int kParts = kOwned<T>;  // of the channels, see score
-  constexpr int kColumns = kDecodeChunk / 32;
+  constexpr int kPerLane = kColumns / 32;
   constexpr Acc kLowest = -std::numeric_limits<Acc>::infinity();
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
   for (int r = warp; r < kRows; r += kWarps) {
     const int seen = s.seen[r];
-    Acc scores[kColumns], maximum = kLowest, total = 0;
-    for (int i = 0; i < kColumns; ++i) {
+    Acc scores[kPerLane], maximum = kLowest, total = 0;
+    for (int i = 0; i < kPerLane; ++i) {
       const int column = i * 32 + lane;
       Acc sum = 0;
       for (int part = 0; part < kParts && column < seen; ++part) {
-        sum += s.partial[(part * kRows + r) * kDecodeChunk + column];
+        sum += s.partial[(part * kRows + r) * kColumns + column];
       }
       scores[i] = sum;
       if (column < seen && sum > maximum) maximum = sum;
@@ -263,7 +263,7 @@ __device__ void weigh(const Parts<accumulate_t<T>>& parts, DecodeShared<T, kRows
       const Acc other = __shfl_xor_sync(kWholeWarp, maximum, distance);
       maximum = other > maximum ? other : maximum;
     }
-    for (int i = 0; i < kColumns; ++i) {
+    for (int i = 0; i < kPerLane; ++i) {
       const int column = i * 32 + lane;
       const Acc weight = column < seen ? std::exp(scores[i] - maximum) : Acc{0};
       s.weights[column * kRows + r] = weight;
@@ -365,9 +365,9 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
   int64_t prefix_chunks = 0;
   if (p.prefix.keys != nullptr && p.prefix_of[s] >= 0 && p.prefix_of[s] < p.prefix.num_rows) {
     const int64_t length = clamp(p.prefix_lengths[p.prefix_of[s]], 0, kv_capacity(p.prefix));
-    prefix_chunks = ceil_div(length, kDecodeChunk);
+    prefix_chunks = ceil_div<int64_t>(length, kColumns);
   }
-  const int64_t num_chunks = prefix_chunks + ceil_div(sequence_at(p, s).length, kDecodeChunk);
+  const int64_t num_chunks = prefix_chunks + ceil_div<int64_t>(sequence_at(p, s).length, kColumns);
   const auto part = [&](int64_t chunk) {
     const int64_t slot = chunk < prefix_chunks ? chunk : chunk - prefix_chunks + parts.prefix_slots;
     return index * parts.slots + slot;
@@ -416,11 +416,11 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
 }
 
 int64_t prefix_slots(const DecodeAttentionParams& p) {
-  return p.prefix.keys == nullptr ? 0 : ceil_div(kv_capacity(p.prefix), kDecodeChunk);
+  return p.prefix.keys == nullptr ? 0 : ceil_div<int64_t>(kv_capacity(p.prefix), kColumns);
 }
 
 int64_t slots(const DecodeAttentionParams& p) {
-  return prefix_slots(p) + ceil_div(kv_capacity(p.cache), kDecodeChunk);
+  return prefix_slots(p) + ceil_div<int64_t>(kv_capacity(p.cache), kColumns);
 }
 
 template <class T, int kRows>

@@ -11,7 +11,7 @@
 // prefix_of[s] of a second cache, unless g = -1. With k_new, v_new [T, KV, D] the tokens are first
 // written to their columns.
 //
-// Columns are cut into chunks of kDecodeChunk. A work item is a chunk of one kv head, of a sequence
+// Columns are cut into chunks of a fixed size. A work item is a chunk of one kv head, of a sequence
 // or of a prefix: keys and values are loaded once for all query heads, tokens and sequences that
 // see them. It leaves, for every (token, head), the maximum m of its scores, l = sum of exp(s - m)
 // and the weighted sum of values; these are merged in the order of the columns:
@@ -32,8 +32,6 @@
 #endif
 
 namespace fastregion {
-
-inline constexpr int64_t kDecodeChunk = 256;  // columns
 
 struct DecodeAttentionParams {
   DType dtype;       // of queries, out and caches

@@ -64,15 +64,16 @@ def _make(batch: int, device: torch.device) -> Ways:
     k_new, v_new = (part[:, :, 0] for part in _random(batch, 1, device))
     keys, values, lengths = _cache_of(old, _CONTEXT)
     lengths += 1
-    new = (k_new, v_new)
-    full = [torch.cat((part, x[:, :, None]), 2) for part, x in zip(old, new, strict=True)]
+    k, v = (
+        torch.cat((part, x[:, :, None]), 2) for part, x in zip(old, (k_new, v_new), strict=True)
+    )
 
     def ours() -> Tensor:
         return decode_attention(q, keys, values, lengths, k_new=k_new, v_new=v_new)[0]
 
     def grouped() -> Tensor:
         attend = functional.scaled_dot_product_attention
-        return attend(q[:, :, None], *full, enable_gqa=True)[:, :, 0]
+        return attend(q[:, :, None], k, v, enable_gqa=True)[:, :, 0]
 
     return Ways(
         ours=ours,

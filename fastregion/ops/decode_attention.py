@@ -420,7 +420,9 @@ def _refuse_outside(what: str, numbers: Tensor, lowest: int, highest: int) -> No
 
 
 def _empty_results(q: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=accumulation_dtype(q.dtype))
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    return out, q.new_empty(q.shape[:2], dtype=dtype)
 
 
 def _attend_fake(

@@ -2,6 +2,7 @@
 
 import math
 import os
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -282,6 +283,34 @@ def test_compiles_as_one_graph(backend) -> None:
         torch.testing.assert_close(compiled(q, *buffers[0]), run(q, *buffers[1]))
     for ours, other in zip(*buffers, strict=True):
         torch.testing.assert_close(ours, other, equal_nan=True)
+
+
+@pytest.mark.gpu
+def test_steps_of_a_cuda_graph() -> None:
+    """Lengths are read on the device: one captured step serves for all."""
+    cuda = SimpleNamespace(name="cuda", device=torch.device("cuda"))
+    cache = make_cache(cuda, torch.bfloat16, (5, 253), 2, 64, 320)
+    lengths = cache.lengths + 1
+    q = torch.randn(2, 8, 64, device="cuda").bfloat16()
+    k_new, v_new = torch.randn(2, 2, 2, 64, device="cuda").bfloat16()
+
+    def step() -> tuple[Tensor, Tensor]:
+        return decode_attention(
+            q, cache.keys, cache.values, lengths, k_new=k_new, v_new=v_new, backend="cuda"
+        )
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step()
+    for _ in range(5):
+        for tensor in (q, k_new, v_new):
+            tensor.normal_()
+        graph.replay()
+        expected = decode_attention(q, cache.keys, cache.values, lengths, backend="reference")
+        torch.testing.assert_close(result[0], expected[0], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(result[1], expected[1], rtol=1e-5, atol=1e-5)
+        lengths += 1
 
 
 def test_no_gradients(backend) -> None:
