@@ -258,9 +258,7 @@ def test_opcheck(backend) -> None:
 
 def test_compiles_as_one_graph(backend) -> None:
     def run(*tensors: Tensor) -> Tensor:
-        y, normed = gated_residual_norm(
-            *tensors, EPS, gate_activation="tanh", backend=backend.name
-        )
+        y, normed = gated_residual_norm(*tensors, EPS, gate_activation="tanh", backend=backend.name)
         return (y * 2 + normed).sum(1)
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=True)
