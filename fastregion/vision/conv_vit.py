@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastregion.ops import Linear
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvViTConfig:
@@ -51,8 +53,8 @@ class MLP(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Works on the last dimension."""
@@ -67,8 +69,8 @@ class Block(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = MLP(width)
 
@@ -138,7 +140,7 @@ class ConvViT(nn.Module):
             config.hidden_size,
         )
         sizes = config.tile_sizes
-        self.patch_embedding = nn.Linear(3 * config.patch_size**2, inner)
+        self.patch_embedding = Linear(3 * config.patch_size**2, inner)
         self.patch_norms = _norms(inner, sizes)
         self.down1 = NormedConv(inner, middle, 2, sizes)
         self.residual1 = ResidualConv(middle, sizes)
