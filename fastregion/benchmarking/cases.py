@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from fastregion.benchmarking import encoder, masks, packing, regions, resizing, roi
+from fastregion.benchmarking import (
+    encoder,
+    gated_cross_attention,
+    masks,
+    packing,
+    regions,
+    resizing,
+    roi,
+)
 from fastregion.benchmarking.measure import Case
 
 CASES: tuple[Case, ...] = (
@@ -12,4 +20,5 @@ CASES: tuple[Case, ...] = (
     *encoder.CASES,
     *packing.CASES,
     *regions.CASES,
+    *gated_cross_attention.CASES,
 )
