@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastregion.benchmarking import (
+    attention,
     encoder,
     gated_cross_attention,
     masks,
@@ -20,5 +21,6 @@ CASES: tuple[Case, ...] = (
     *encoder.CASES,
     *packing.CASES,
     *regions.CASES,
+    *attention.CASES,
     *gated_cross_attention.CASES,
 )
