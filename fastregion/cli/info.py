@@ -38,6 +38,7 @@ def _facts() -> dict[str, Any]:
     from fastregion import ops
     from fastregion._native import native_module
     from fastregion.models.auto import BUILT_IN
+    from fastregion.ops.linear import linear_product
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the missing module is in the answer
@@ -62,6 +63,7 @@ def _facts() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "transformers": version("transformers"),
         "threads": torch.get_num_threads(),
+        "linear": linear_product(),
         "cuda_device": torch.cuda.get_device_name() if cuda else None,
         "native": {
             "available": native is not None,
@@ -99,6 +101,7 @@ def _print_tables(facts: dict[str, Any]) -> None:
         "fastregion": facts["fastregion"],
         "python": f"{facts['python']} on {facts['platform']}",
         "torch": f"{facts['torch']}, {facts['threads']} threads",
+        "float32 products": f"{facts['linear']} (FASTREGION_LINEAR)",
         "transformers": facts["transformers"],
         "CUDA device": facts["cuda_device"] or "none",
         "native module": "yes" if native["available"] else "no: pip install . builds it",

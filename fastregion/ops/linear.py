@@ -106,7 +106,8 @@ def _worth_choosing(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 @cache
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -119,12 +120,13 @@ def _faster_product() -> str:
     """Time both products; the fastest of a few rounds counts, others were disturbed."""
     rows, outputs, inputs = _TIMED_SHAPE
     x, weight, bias = torch.ones(rows, inputs), torch.ones(outputs, inputs), torch.ones(outputs)
-    seconds = {}
-    for _ in range(1 + _TIMED_ROUNDS):
-        for name, product in (("torch", functional.linear), ("onednn", _by_onednn)):
-            seconds.setdefault(name, []).append(_seconds(product, x, weight, bias))
-    fastest = {name: min(rounds[1:]) for name, rounds in seconds.items()}
-    return "onednn" if fastest["onednn"] * _WORTH_CHANGING < fastest["torch"] else "torch"
+    by_torch, by_onednn = [], []
+    with torch.inference_mode():
+        for _ in range(1 + _TIMED_ROUNDS):
+            by_torch.append(_seconds(functional.linear, x, weight, bias))
+            by_onednn.append(_seconds(_by_onednn, x, weight, bias))
+    worth = min(by_onednn[1:]) * _WORTH_CHANGING < min(by_torch[1:])
+    return "onednn" if worth else "torch"
 
 
 def _seconds(product: Callable[..., Tensor], *arguments: Tensor) -> float:

@@ -32,7 +32,7 @@ class CrossAttention(nn.Module):
         self.out_proj = Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, z: Tensor, key_bias: Tensor | None = None) -> Tensor:
-        """``x [B, N, D]`` attends to ``z [B, M, D]``; ``key_bias [B, M]`` is added to its scores."""
+        """``x [B, N, D]`` attends to ``z [B, M, D]``, with ``key_bias [B, M]`` on the scores."""
         q, k, v = (
             projected.unflatten(-1, (self.num_heads, -1))
             for projected in (self.q_proj(x), self.k_proj(z), self.v_proj(z))
@@ -115,7 +115,7 @@ class GatedCrossAttentionBlock(nn.Module):
     def forward_and_norm(
         self, h: Tensor, z: Tensor, norm: nn.LayerNorm, key_bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The block and the norm that the next layer begins with, in one pass: out and norm(out)."""
+        """The block, and the norm that the next layer begins with: ``out`` and ``norm(out)``."""
         a, branch = self._attend(h, z, key_bias)
         return self._add_and_norm(a, branch, self.mlp_factor, norm)
 

@@ -436,6 +436,7 @@ class TestInfo:
         facts = json.loads(result.out)
         assert facts["fastregion"] == fastregion.__version__
         assert facts["models"][0]["name"] == "fastregion/mini"
+        assert facts["linear"] in ("torch", "onednn")
         operators = {operator["name"]: operator for operator in facts["operators"]}
         assert set(operators) == set(fastregion.ops.OPERATORS)
         for operator in operators.values():

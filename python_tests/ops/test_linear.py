@@ -179,7 +179,7 @@ def test_errors_are_torch_s_own() -> None:
 
 def test_unknown_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "mkl")
-    with pytest.raises(ValueError, match="^linear: .* must be torch or onednn, got 'mkl'"):
+    with pytest.raises(ValueError, match=r"^linear: .* must be torch or onednn, got 'mkl'"):
         linear_product()
 
 
@@ -188,7 +188,7 @@ def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert linear_product() == "torch"
     monkeypatch.setenv(VARIABLE, "onednn")
-    with pytest.raises(RuntimeError, match="^linear: .* this build of torch has no oneDNN"):
+    with pytest.raises(RuntimeError, match=r"^linear: .* this build of torch has no oneDNN"):
         linear_product()
 
 
