@@ -1,5 +1,7 @@
 """Language: packed prompts, and text from them with any Llama-like decoder (floor 3)."""
 
+from fastregion.language.build_decoder import build_decoder
+from fastregion.language.chat_template import ChatTemplate
 from fastregion.language.generation import FinishReason, Generated, Token, generate, stream
 from fastregion.language.packed import (
     IGNORED_LABEL,
@@ -13,6 +15,7 @@ from fastregion.language.tokenizer import Detokenizer, Tokenizer
 
 __all__ = [
     "IGNORED_LABEL",
+    "ChatTemplate",
     "Detokenizer",
     "FinishReason",
     "Generated",
@@ -21,6 +24,7 @@ __all__ = [
     "Token",
     "Tokenizer",
     "append_tokens",
+    "build_decoder",
     "generate",
     "pack",
     "score",

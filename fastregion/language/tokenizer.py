@@ -1,20 +1,26 @@
-"""Token ids and text: a ``tokenizer.json`` through the ``tokenizers`` library, and streaming.
+"""Token ids and text: a checkpoint's tokenizer through the ``tokenizers`` library, and streaming.
 
-The AutoTokenizer machinery of transformers is not used: the file says all that is needed.
+The AutoTokenizer machinery of transformers is not used: the files say all that is needed.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
 
+from fastregion.language.tokenizer_files import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    read_backend,
+    read_folder,
+)
+
 __all__ = ["Detokenizer", "Tokenizer"]
 
-_FILE = "tokenizer.json"
-_MAX_BYTES = 128 * 2**20  # the largest published ones (vocabularies of 256,000) take 35 MB
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what bytes that are not (yet) a character decode to
 
 
@@ -23,15 +29,20 @@ class Tokenizer:
 
     Args:
         backend: the library's tokenizer, used as it is.
+        names: text of the special tokens that have a name, such as ``{"eos_token": "</s>"}``.
 
     Attributes:
         backend: the library's tokenizer.
         vocab_size: number of tokens, added ones included.
         special_tokens: id of each special token by its text.
+        names: as given.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, names: Mapping[str, str] | None = None
+    ) -> None:
         self.backend = backend
+        self.names = dict(names or {})
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.special_tokens: dict[str, int] = {
             token.content: token_id
@@ -41,30 +52,38 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """Load ``tokenizer.json``, given as the file or the folder that holds it.
+        """Load ``tokenizer.json`` alone, given as the file or the folder that holds it.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is larger than 128 MiB or not a tokenizer.
         """
         file = Path(path)
-        if file.is_dir():
-            file = file / _FILE
-        if not file.is_file():
-            raise FileNotFoundError(f"tokenizer: no such file: {file}")
-        size = file.stat().st_size
-        if size > _MAX_BYTES:
-            raise ValueError(f"tokenizer: {file} must be at most {_MAX_BYTES} bytes, got {size}")
-        try:
-            backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"tokenizer: {file} is not a tokenizer.json: {error}") from error
-        return cls(backend)
+        return cls(read_backend(file / TOKENIZER_FILE if file.is_dir() else file))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Tokenizer:
+        """Load a published checkpoint's tokenizer.
+
+        The vocabulary is taken from ``tokenizer.json``, from ``vocab.json`` and ``merges.txt``
+        (Qwen2) or from ``tokenizer.model`` (SentencePiece, as the slow Llama tokenizer of
+        transformers reads it); added tokens and names from ``tokenizer_config.json``,
+        ``special_tokens_map.json`` and ``added_tokens.json``.
+
+        Raises:
+            FileNotFoundError: no vocabulary in the folder.
+            ValueError: a file is damaged or contradicts another; the message names file and key.
+            NotImplementedError: a kind of vocabulary that is not supported.
+        """
+        return cls(*read_folder(Path(folder)))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``tokenizer.json`` into an existing folder."""
+        """Write ``tokenizer.json`` (and names, to ``tokenizer_config.json``) into a folder."""
         text = self.backend.to_str(pretty=True)
-        Path(folder, _FILE).write_text(text + "\n", encoding="utf-8")
+        Path(folder, TOKENIZER_FILE).write_text(text + "\n", encoding="utf-8")
+        if self.names:
+            text = json.dumps(self.names, indent=2, sort_keys=True, ensure_ascii=False)
+            Path(folder, CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids of a text; special tokens written in it are recognised.

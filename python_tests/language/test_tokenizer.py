@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from fastregion.language import Detokenizer, Tokenizer, tokenizer
+from fastregion.language import Detokenizer, Tokenizer, tokenizer_files
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 MERGES = [("r", "e"), ("re", "d"), ("Ġ", "red")]
@@ -101,7 +101,7 @@ def test_files_that_are_no_tokenizers(tmp_path: Path, monkeypatch: pytest.Monkey
         file.write_bytes(content)
         with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
             Tokenizer.from_file(file)
-    monkeypatch.setattr(tokenizer, "_MAX_BYTES", 1)
+    monkeypatch.setattr(tokenizer_files, "_MAX_BYTES", 1)
     with pytest.raises(ValueError, match="at most 1 bytes, got 2"):
         Tokenizer.from_file(file)
 
