@@ -119,6 +119,31 @@ class KVCache:
         self._pick(torch.tensor(kept, dtype=torch.int64, device=self.rows.device))
         return kept
 
+    @torch.inference_mode()
+    def select(self, rows: Sequence[int]) -> None:
+        """Make sequence ``i`` of the new batch sequence ``rows[i]`` of the old one.
+
+        Repeats are allowed (beams): the first of equals keeps its row, the others are copied.
+        """
+        old = self.rows.tolist()
+        wanted = [old[row] for row in rows]
+        places = list(range(len(rows)))
+        if len(rows) > self.layers[0][0].shape[0]:
+            index = torch.tensor(wanted, device=self.rows.device)
+            self.layers = [(keys[index], values[index]) for keys, values in self.layers]
+        else:
+            free = iter(set(range(self.layers[0][0].shape[0])) - set(wanted))
+            repeated = [place in wanted[:i] for i, place in enumerate(wanted)]
+            places = [next(free) if r else w for r, w in zip(repeated, wanted, strict=True)]
+            sources = [w for r, w in zip(repeated, wanted, strict=True) if r]
+            targets = [p for r, p in zip(repeated, places, strict=True) if r]
+            used = -(-self._longest // KV_BLOCK)
+            for buffers in self.layers if sources else ():
+                for buffer in buffers:
+                    buffer[targets, :, :used] = buffer[sources, :, :used]
+        self._pick(torch.tensor(rows, dtype=torch.int64, device=self.rows.device))
+        self.rows = torch.tensor(places, dtype=torch.int32, device=self.rows.device)
+
     def _pick(self, index: Tensor) -> None:
         self.rows, self.lengths = self.rows[index], self.lengths[index]
         self.positions = self.positions[index]

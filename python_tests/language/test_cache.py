@@ -86,3 +86,17 @@ def test_prefixes_stay_with_their_sequences() -> None:
     assert shared.of.tolist() == [0, 1]
     assert shared.lengths.tolist() == [6, 7]
     assert shared.keys is prefix.layers[1][0]
+
+
+def test_selecting_copies_only_repeats() -> None:
+    cache = filled([2, 5, 4])
+    buffer = cache.layers[0][0]
+    cache.select([1, 1, 0])
+    assert owners(cache, 0) == [[2] * 5, [2] * 5, [1, 1]]
+    assert cache.positions.tolist() == [5, 5, 2]
+    assert len(set(cache.rows.tolist())) == 3  # each writes on in a row of its own
+    assert cache.layers[0][0].data_ptr() == buffer.data_ptr()
+    cache.remove([0])
+    cache.select([1, 0, 1, 1])  # more than there are rows
+    assert owners(cache, 1) == [[1, 1], [2] * 5, [1, 1], [1, 1]]
+    assert len(set(cache.rows.tolist())) == 4
