@@ -383,6 +383,14 @@ def test_compiles_as_one_graph(backend) -> None:
         torch.testing.assert_close(grads, expected)
 
 
+def test_autocast_changes_nothing() -> None:
+    q, k, v = (torch.randn(1, 3, 2, 8) for _ in range(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, lse = cross_attention(q, k, v)
+    assert out.dtype == lse.dtype == torch.float32
+    assert torch.equal(out, cross_attention(q, k, v)[0])
+
+
 def test_other_widths_run_on_the_reference(backend) -> None:
     """The kernels take multiples of 8 up to 256; a backend by name says so."""
     q, k, v = (torch.randn(1, 4, 2, 12, device=backend.device) for _ in range(3))
