@@ -1,11 +1,11 @@
 // CPU side of cross_attention; the equations are in the header, the loops in cross_attention.inc.
 //
 // A work item of the forward pass is a block of queries of one head of one sequence, of the
-// gradient a key-value head of a sequence. Its keys and values are packed once in the accumulation
-// type, transposed and zero-padded, and stay in the L2 cache (0.5 MB for 729 keys of width 72)
-// while the blocks pass by; only keys that are seen are packed, so hidden ones cost nothing.
-// Arithmetic is 4 * queries * keys * width operations a head, 10 for the gradient, of which nearly
-// all are register-tiled multiply-adds.
+// gradient a key-value head of a sequence, or with few of them a part of its queries. Its keys and
+// values are packed once in the accumulation type, transposed and zero-padded, and stay in the L2
+// cache (0.5 MB for 729 keys of width 72) while the blocks pass by; only keys that are seen are
+// packed, so hidden ones cost nothing. Arithmetic is 4 * queries * keys * width operations a head,
+// 10 for the gradient, of which nearly all are register-tiled multiply-adds.
 //
 // Items never share an output, and what is summed over items is summed in their order: the bits do
 // not depend on the number of threads.
@@ -32,6 +32,8 @@ namespace {
 
 // A thread should get at least this many multiply-adds.
 constexpr int64_t kWorkPerThread = 1 << 20;
+// The gradient has about this many items or more, whatever the number of threads.
+constexpr int64_t kGradientItems = 32;
 constexpr int64_t kLineBytes = 64;    // the widest vector
 constexpr int64_t kWidestPanel = 64;  // columns
 
@@ -101,6 +103,21 @@ class Head {
         key_rows_(gradient ? capacity_ * widest_row<Real>(params) : 0),
         visible_(static_cast<size_t>(kQueryBlock)) {}
 
+  // The keys of a sequence that are seen: whose bias is not -inf.
+  void choose_keys(int64_t s) {
+    sequence_ = sequence_of(params_, s);
+    index_.clear();
+    const Real* bias = static_cast<const Real*>(params_.key_bias);
+    if (bias != nullptr) bias += sequence_.batch * params_.bias_stride + sequence_.first_key;
+    for (int64_t j = 0; j < sequence_.num_keys; ++j) {
+      if (bias != nullptr) {
+        if (bias[j] == -std::numeric_limits<Real>::infinity()) continue;
+        bias_.data()[std::ssize(index_)] = bias[j] * std::numbers::log2e_v<Real>;
+      }
+      index_.push_back(j);
+    }
+  }
+
   // Does nothing where it is packed already.
   void pack(int64_t s, int64_t kv_head) {
     if (s != s_) choose_keys(s);
@@ -153,21 +170,6 @@ class Head {
   const std::vector<int64_t>& index() const { return index_; }
 
  private:
-  // Those whose bias is not -inf.
-  void choose_keys(int64_t s) {
-    sequence_ = sequence_of(params_, s);
-    index_.clear();
-    const Real* bias = static_cast<const Real*>(params_.key_bias);
-    if (bias != nullptr) bias += sequence_.batch * params_.bias_stride + sequence_.first_key;
-    for (int64_t j = 0; j < sequence_.num_keys; ++j) {
-      if (bias != nullptr) {
-        if (bias[j] == -std::numeric_limits<Real>::infinity()) continue;
-        bias_.data()[std::ssize(index_)] = bias[j] * std::numbers::log2e_v<Real>;
-      }
-      index_.push_back(j);
-    }
-  }
-
   const CrossAttentionParams& params_;
   bool gradient_;
   int64_t capacity_;
@@ -221,62 +223,93 @@ void store_rows(const accumulate_t<T>* sums, int64_t row, const std::vector<int6
   }
 }
 
+// What is summed over the queries of one key-value head, or over a part of them.
+template <class Real>
+KeyGradients<Real> key_gradients(Real* data, int64_t rows_size, bool bias) {
+  return {.keys = data, .values = data + rows_size, .bias = bias ? data + 2 * rows_size : nullptr};
+}
+
 template <class T>
 void backward(const CrossAttentionParams& p, const CrossAttentionGradients& g, int num_threads) {
   using Real = accumulate_t<T>;
-  const int64_t group = p.num_heads / p.num_kv_heads;
+  const bool with_bias = g.key_bias != nullptr;
+  const int64_t group = p.num_heads / p.num_kv_heads, most = most_keys(p);
+  const int64_t num_heads = p.num_sequences * p.num_kv_heads;
+  const int64_t row = FASTREGION_SELECT_ISA(padded<Real>)(p.width);
+  // With few heads the queries of each are split, and the parts added up at the end.
+  const int64_t most_parts = group * ((p.num_queries + kQueryBlock - 1) / kQueryBlock);
+  const int64_t parts =
+      std::max<int64_t>(std::min(kGradientItems / std::max<int64_t>(num_heads, 1), most_parts), 1);
+  const int64_t rows_size = (most + 1) * row;
+  const int64_t sums_size = (2 * rows_size + most + kLineBytes) / kLineBytes * kLineBytes;
+  Buffer<Real> all_sums(parts == 1 ? 0 : num_heads * parts * sums_size);
   const int64_t bias_size = p.query_bounds == nullptr ? p.num_sequences * p.num_keys : p.num_keys;
-  // [kv heads, keys]: every item has its own part.
-  std::vector<Real> head_bias(
-      static_cast<size_t>(g.key_bias == nullptr ? 0 : p.num_kv_heads * bias_size));
-  const auto body = [&](int64_t begin, int64_t end) {
+  std::vector<Real> head_bias(static_cast<size_t>(with_bias ? p.num_kv_heads * bias_size : 0));
+
+  const auto store = [&](const Head<T>& keys, int64_t kv_head, const KeyGradients<Real>& sums) {
+    const Sequence& sequence = keys.sequence();
+    store_rows(sums.keys, row, keys.index(), sequence.num_keys, p.width, std::numbers::ln2_v<Real>,
+               head_rows<T>(g.key, sequence.batch, sequence.first_key, kv_head));
+    store_rows(sums.values, row, keys.index(), sequence.num_keys, p.width, Real{1},
+               head_rows<T>(g.value, sequence.batch, sequence.first_key, kv_head));
+    if (!with_bias) return;
+    Real* bias =
+        head_bias.data() + kv_head * bias_size + sequence.batch * p.num_keys + sequence.first_key;
+    for (size_t j = 0; j < keys.index().size(); ++j) bias[keys.index()[j]] = sums.bias[j];
+  };
+
+  const auto sum_part = [&](int64_t begin, int64_t end) {
     Head<T> keys(p, true);
-    const int64_t row = FASTREGION_SELECT_ISA(padded<Real>)(p.width);
-    const int64_t sums_size = (most_keys(p) + 1) * row;
     Buffer<Real> scratch(kQueryBlock *
                          (3 * widest_row<Real>(p) + 2 * (kGradientKeyBlock + kWidestPanel)));
-    Buffer<Real> key_sums(sums_size), value_sums(sums_size);
-    std::vector<Real> bias_sums(static_cast<size_t>(g.key_bias == nullptr ? 0 : most_keys(p)));
+    Buffer<Real> own_sums(parts == 1 ? sums_size : 0);
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t kv_head = item % p.num_kv_heads;
-      keys.pack(item / p.num_kv_heads, kv_head);
+      const int64_t s = item / parts / p.num_kv_heads, kv_head = item / parts % p.num_kv_heads;
+      keys.pack(s, kv_head);
       const Sequence& sequence = keys.sequence();
-      const int64_t count = std::ssize(keys.index());
-      std::fill_n(key_sums.data(), count * row, Real{0});
-      std::fill_n(value_sums.data(), count * row, Real{0});
-      std::ranges::fill(bias_sums, Real{0});
-      const KeyGradients<Real> sums = {.keys = key_sums.data(),
-                                       .values = value_sums.data(),
-                                       .bias = g.key_bias == nullptr ? nullptr : bias_sums.data()};
-      for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-        for (int64_t first = 0; first < sequence.num_queries; first += kQueryBlock) {
-          const int64_t token = sequence.first_query + first;
-          const Real* grad_logsumexp = static_cast<const Real*>(g.grad_logsumexp);
-          const GradientRows<T> to = {
-              .grad_out = head_rows<const T>(g.grad_out, sequence.batch, token, head),
-              .grad_logsumexp =
-                  grad_logsumexp == nullptr ? nullptr : grad_logsumexp + keys.place(head, first),
-              .query = head_rows<T>(g.query, sequence.batch, token, head)};
-          FASTREGION_SELECT_ISA(attend_backward<T>)
-          (keys.queries(head, first), to, keys.packed(), sums, p.width, static_cast<Real>(p.scale),
-           scratch.data());
-        }
+      Real* data = parts == 1 ? own_sums.data() : all_sums.data() + item * sums_size;
+      const KeyGradients<Real> sums = key_gradients(data, rows_size, with_bias);
+      if (parts == 1) {  // the others are zeros as they come
+        const int64_t count = std::ssize(keys.index());
+        std::fill_n(sums.keys, count * row, Real{0});
+        std::fill_n(sums.values, count * row, Real{0});
+        if (with_bias) std::fill_n(sums.bias, count, Real{0});
       }
-      store_rows(sums.keys, row, keys.index(), sequence.num_keys, p.width,
-                 std::numbers::ln2_v<Real>,
-                 head_rows<T>(g.key, sequence.batch, sequence.first_key, kv_head));
-      store_rows(sums.values, row, keys.index(), sequence.num_keys, p.width, Real{1},
-                 head_rows<T>(g.value, sequence.batch, sequence.first_key, kv_head));
-      if (g.key_bias == nullptr) continue;
-      Real* bias =
-          head_bias.data() + kv_head * bias_size + sequence.batch * p.num_keys + sequence.first_key;
-      for (size_t j = 0; j < keys.index().size(); ++j) bias[keys.index()[j]] = bias_sums[j];
+      const int64_t blocks = group * blocks_of(sequence), part = item % parts;
+      for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
+        const int64_t head = kv_head * group + block / blocks_of(sequence);
+        const int64_t first = block % blocks_of(sequence) * kQueryBlock;
+        const int64_t token = sequence.first_query + first;
+        const Real* grad_logsumexp = static_cast<const Real*>(g.grad_logsumexp);
+        const GradientRows<T> to = {
+            .grad_out = head_rows<const T>(g.grad_out, sequence.batch, token, head),
+            .grad_logsumexp =
+                grad_logsumexp == nullptr ? nullptr : grad_logsumexp + keys.place(head, first),
+            .query = head_rows<T>(g.query, sequence.batch, token, head)};
+        FASTREGION_SELECT_ISA(attend_backward<T>)
+        (keys.queries(head, first), to, keys.packed(), sums, p.width, static_cast<Real>(p.scale),
+         scratch.data());
+      }
+      if (parts == 1) store(keys, kv_head, sums);
     }
   };
-  const int64_t item_work = 2 * group * p.num_queries * most_keys(p) * p.width;
-  parallel_for(p.num_sequences * p.num_kv_heads, kWorkPerThread / (item_work + 1) + 1, num_threads,
-               body);
-  if (g.key_bias == nullptr) return;
+  const int64_t item_work = 2 * group * p.num_queries * most * p.width / parts;
+  parallel_for(num_heads * parts, kWorkPerThread / (item_work + 1) + 1, num_threads, sum_part);
+
+  const auto add_parts = [&](int64_t begin, int64_t end) {
+    Head<T> keys(p, true);
+    for (int64_t item = begin; item < end; ++item) {
+      keys.choose_keys(item / p.num_kv_heads);
+      Real* sums = all_sums.data() + item * parts * sums_size;
+      for (int64_t part = 1; part < parts; ++part) {
+        for (int64_t k = 0; k < sums_size; ++k) sums[k] += sums[part * sums_size + k];
+      }
+      store(keys, item % p.num_kv_heads, key_gradients(sums, rows_size, with_bias));
+    }
+  };
+  if (parts > 1)
+    parallel_for(num_heads, kWorkPerThread / (item_work + 1) + 1, num_threads, add_parts);
+  if (!with_bias) return;
   Real* bias = static_cast<Real*>(g.key_bias);
   std::fill_n(bias, bias_size, Real{0});
   for (size_t k = 0; k < head_bias.size(); ++k)

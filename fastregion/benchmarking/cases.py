@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastregion.benchmarking import encoder, masks, packing, regions, resizing, roi
+from fastregion.benchmarking import attention, encoder, masks, packing, regions, resizing, roi
 from fastregion.benchmarking.measure import Case
 
 CASES: tuple[Case, ...] = (
@@ -11,5 +11,6 @@ CASES: tuple[Case, ...] = (
     *resizing.CASES,
     *encoder.CASES,
     *packing.CASES,
+    *attention.CASES,
     *regions.CASES,
 )

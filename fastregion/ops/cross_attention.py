@@ -115,7 +115,8 @@ def _by_head(x: Tensor, num_kv_heads: int) -> Tensor:
     """``[B, N, H, D]`` or ``[T, H, D]`` as ``[B, Hkv, group, N, D]``, in the dtype of sums."""
     x = x.to(accumulation_dtype(x.dtype))
     x = x if x.dim() == 4 else x.unsqueeze(0)
-    return x.unflatten(2, (num_kv_heads, -1)).permute(0, 2, 3, 1, 4)
+    x = x.view(*x.shape[:2], num_kv_heads, x.shape[2] // num_kv_heads, x.shape[3])
+    return x.permute(0, 2, 3, 1, 4)
 
 
 def _by_token(x: Tensor, shape: torch.Size) -> Tensor:
@@ -357,13 +358,16 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     chosen = _choose("cross_attention_backward", q, backend)
     inputs = (q, k, v, key_bias, cu_seqlens_q, cu_seqlens_k)
-    grads, results = (grad_out, grad_logsumexp), (out, logsumexp)
     if chosen == "reference":
-        return cross_attention_backward_reference(*grads, *inputs, *results, scale, causal)
-    gradients = _backward_fake(*grads, *inputs, *results, scale, causal, backend)
+        return cross_attention_backward_reference(
+            grad_out, grad_logsumexp, *inputs, out, logsumexp, scale, causal
+        )
+    gradients = _backward_fake(
+        grad_out, grad_logsumexp, *inputs, out, logsumexp, scale, causal, backend
+    )
     with _Crossing() as crossing:
-        params = crossing.params(*inputs, *results, scale, causal)
-        addresses = crossing.gradients(*grads, *gradients)
+        params = crossing.params(*inputs, out, logsumexp, scale, causal)
+        addresses = crossing.gradients(grad_out, grad_logsumexp, *gradients)
         size = run(chosen, "attention.cross_attention_workspace", q.device, params)
         workspace = q.new_empty(size, dtype=torch.uint8)
         kernel = "attention.cross_attention_backward"

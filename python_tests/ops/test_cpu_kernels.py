@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastregion._native import native_module
 from fastregion.ops import (
+    cross_attention,
     mask_encode,
     mask_patch_embed,
     mask_resize,
@@ -74,6 +75,15 @@ def run_all(backend: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor
     sources = [randn(300, 645), randn(700, 645)]
     rows = torch.randint(1000, (2000,), generator=generator)
     yield from with_gradients(pack_rows(sources, rows, backend=backend), *sources)
+
+    # More keys than are worked on at once; later ones raise a query's largest score.
+    attended = [randn(2, 67, 4, 72), randn(2, 650, 2, 72), randn(2, 650, 2, 72)]
+    with torch.no_grad():
+        attended[1][:, 600:] *= 3
+    bias = torch.randn(2, 650, generator=generator).requires_grad_()
+    out, logsumexp = cross_attention(*attended, bias, causal=True, backend=backend)
+    yield logsumexp.detach()
+    yield from with_gradients(out, *attended, bias)
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])

@@ -88,8 +88,13 @@ def magnitudes(inputs, causal, grad_out, grad_lse) -> list[Tensor]:
     by_group = (k.shape[2], group)
     dk = scale * (ds.transpose(2, 3) @ q.transpose(1, 2).abs()).unflatten(1, by_group).sum(2)
     dv = (p.transpose(2, 3) @ grad).unflatten(1, by_group).sum(2)
-    result = [out, size.amax(-1) if size.numel() else size, scale * ds @ wide[0], dk, dv]
-    return [*result, ds.sum((1, 2))] if bias else result
+    result = [out, scale * ds @ wide[0], dk, dv]
+    result = [*result, ds.sum((1, 2))] if bias else result
+    # Half an eps of the dtype: out is rounded before the gradient reads it, and kernels for tensor
+    # cores round probabilities and the gradient of scores. The test's rule allows four of float32.
+    eps = [torch.finfo(dtype).eps for dtype in (inputs[0].dtype, torch.float32)]
+    result = [x * max(1, eps[0] / 2 / (4 * eps[1])) for x in result]
+    return [result[0], size.max(), *result[1:]]
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -306,9 +311,8 @@ def test_merging_parts_of_the_keys(backend, dtype) -> None:
         merged = parts(*cuts)
         actual = [*merged, *torch.autograd.grad(merged, inputs, grads)]
         for one, other in zip(actual, expected, strict=True):
-            tolerance = 4 * torch.finfo(dtype).eps * float(other.detach().abs().max() + 1)
-            if one.dtype == dtype == torch.float32:
-                tolerance *= 4
+            roundings = 4 if dtype in (torch.float16, torch.bfloat16) else 16
+            tolerance = roundings * torch.finfo(dtype).eps * float(other.detach().abs().max() + 1)
             torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
 
 
