@@ -20,7 +20,6 @@
 #include <vector>
 
 #include "attention/attention_head.h"
-#include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
 

@@ -272,6 +272,17 @@ def test_hidden_queries_do_not_taint_keys(backend) -> None:
         assert gradient[:, :13].isnan().all()
 
 
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_bias_of_hidden_keys_does_not_leak(backend, poison: float) -> None:
+    q, k, v = (torch.randn(1, 21, 2, 8, device=backend.device) for _ in range(3))
+    bias = torch.randn(1, 21, device=backend.device)
+    expected = cross_attention(q, k, v, bias, causal=True, backend=backend.name)
+    bias[:, 13:] = poison
+    actual = cross_attention(q, k, v, bias, causal=True, backend=backend.name)
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.equal(one[:, :13], other[:, :13])
+
+
 def test_nan_in_seen_keys_is_seen(backend) -> None:
     q, k, v = (torch.randn(1, 5, 1, 8, device=backend.device) for _ in range(3))
     k[:, 3] = math.nan
@@ -381,6 +392,14 @@ def test_compiles_as_one_graph(backend) -> None:
             for function, leaves in ((compiled, inputs), (run, again))
         )
         torch.testing.assert_close(grads, expected)
+
+
+def test_autocast_changes_nothing() -> None:
+    q, k, v = (torch.randn(1, 3, 2, 8) for _ in range(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, lse = cross_attention(q, k, v)
+    assert out.dtype == lse.dtype == torch.float32
+    assert torch.equal(out, cross_attention(q, k, v)[0])
 
 
 def test_other_widths_run_on_the_reference(backend) -> None:
