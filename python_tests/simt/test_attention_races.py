@@ -1,4 +1,4 @@
-"""cross_attention on tensor cores under ThreadSanitizer, where operators' own tests take float32."""
+"""cross_attention on tensor cores under ThreadSanitizer, where the contract takes float32 only."""
 
 import math
 
