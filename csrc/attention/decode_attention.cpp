@@ -5,6 +5,7 @@
 // cache. Work is split over chunks; then over (token, head) to merge.
 #include "attention/decode_attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <limits>
