@@ -10,12 +10,12 @@ it is stored, rounded: what ``layer_norm`` makes of it in a second pass. ``g`` i
 ("raw", what the released weights of DAM mean) or its tanh (what DAM's paper writes).
 
 Dtypes: ``x`` and ``branch`` float32, float64, float16 or bfloat16, and so are the results; the
-parameters (``gate``, ``norm_weight``, ``norm_bias``) all of that dtype or all float32. Numerics:
-computed in float32 (float64 for float64), ``y`` and ``normed`` rounded once. Autocast: none, the
-dtype given is the dtype computed with. Differentiable in ``x``, ``branch`` and the parameters,
-through both results, once; nothing but ``y`` and ``branch`` is kept for it. Deterministic; on the
-CPU the bits do not depend on the number of threads. Devices: any (reference); see
-``fastregion.ops.OPERATORS`` for kernels; that for CUDA takes at most 4096 channels.
+parameters (``gate``, ``norm_weight``, ``norm_bias``) all of that dtype or, of half precision, all
+float32. Numerics: computed in float32 (float64 for float64), ``y`` and ``normed`` rounded once.
+Autocast: none, the dtype given is the dtype computed with. Differentiable in ``x``, ``branch`` and
+the parameters, through both results, once; of the rows only ``y`` and ``branch`` are kept for it.
+Deterministic; on the CPU the bits do not depend on the number of threads. Devices: any (reference);
+see ``fastregion.ops.OPERATORS`` for kernels; that for CUDA takes at most 4096 channels.
 """
 
 from __future__ import annotations
@@ -128,10 +128,11 @@ def gated_residual_norm(
     check_floating(name, x=x, branch=branch, **parameters)
     check_same_dtype(name, x=x, branch=branch)
     check_same_dtype(name, **parameters)
-    if gate.dtype not in (x.dtype, accumulation_dtype(x.dtype)):
+    allowed = dict.fromkeys((x.dtype, accumulation_dtype(x.dtype)))
+    if gate.dtype not in allowed:
         raise TypeError(
-            f"{name}: gate must be {dtype_name(x.dtype)} as x is, or float32, "
-            f"got {dtype_name(gate.dtype)}"
+            f"{name}: gate must be {' or '.join(map(dtype_name, allowed))} for x of "
+            f"{dtype_name(x.dtype)}, got {dtype_name(gate.dtype)}"
         )
     check_same_device(name, x=x, branch=branch, **parameters)
     _check_shapes(x, branch, parameters)

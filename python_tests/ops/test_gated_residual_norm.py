@@ -177,8 +177,6 @@ def test_layouts(backend) -> None:
         stored[:1, :, :8].expand(4, 6, 8),  # batch stride 0
         stored[0, 0, 1:9],  # one row
     ):
-        branch = x.flip(-1)
-        branch = branch.as_strided(branch.shape, branch.stride())
         results = gated_residual_norm(x, x, *wide.unbind(1), EPS, backend=backend.name)
         dense = x.contiguous()
         same = gated_residual_norm(dense, dense, gate, weight, bias, EPS, backend=backend.name)
@@ -326,7 +324,13 @@ def test_many_channels(backend) -> None:
         (
             {name: torch.zeros(4).half() for name in ("gate", "norm_weight", "norm_bias")},
             TypeError,
-            "gate must be float32 as x is, or float32, got float16",
+            "gate must be float32 for x of float32, got float16",
+        ),
+        (
+            {name: torch.zeros(2, 4).half() for name in ("x", "branch")}
+            | {name: torch.zeros(4).double() for name in ("gate", "norm_weight", "norm_bias")},
+            TypeError,
+            "gate must be float16 or float32 for x of float16, got float64",
         ),
         ({"gate": torch.zeros(1, device="meta")}, ValueError, "same device, got cpu, cpu, meta"),
         ({"eps": -1.0}, ValueError, "eps must be at least 0, got -1.0"),
