@@ -8,6 +8,7 @@ from fastregion.benchmarking import (
     decoding,
     encoder,
     gated_cross_attention,
+    gar,
     masks,
     packing,
     regions,
@@ -27,4 +28,5 @@ CASES: tuple[Case, ...] = (
     *decoding.CASES,
     *decoder.CASES,
     *regions.CASES,
+    *gar.CASES,
 )
