@@ -107,6 +107,27 @@ class KVCache:
             self._refresh()
         return order
 
+    @torch.inference_mode()
+    def select(self, rows: Sequence[int]) -> None:
+        """Make row ``i`` of the new batch row ``rows[i]`` of the old one; repeats are allowed."""
+        count = len(rows)
+        moved = [new for new, old in enumerate(rows) if new != old]
+        if count > self.batch_size:
+            index = torch.tensor(rows, device=self.positions.device)
+            self.layers = [layer.index_select(0, index) for layer in self.layers]
+            self.positions = self.positions.index_select(0, index)
+        elif moved:  # most beams stay where they are: only the others are copied
+            to = torch.tensor(moved, device=self.positions.device)
+            source = torch.tensor([rows[new] for new in moved], device=to.device)
+            for layer in self.layers:
+                used = layer[:, :, :, : self.length]
+                used[to] = used[source]
+            self.positions[to] = self.positions[source]
+        self.layers = [layer[:count] for layer in self.layers]
+        self.positions = self.positions[:count]
+        self._pads = [self._pads[row] for row in rows]
+        self._refresh()
+
     def _refresh(self) -> None:
         """Recompute window and mask after the rows or the capacity changed."""
         self.start = min(self._pads)

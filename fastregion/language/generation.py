@@ -60,6 +60,7 @@ def generate(
     max_new_tokens: int,
     eos_token_ids: int | Iterable[int],
     temperature: float = 0.0,
+    top_k: int | None = None,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     on_token: OnToken | None = None,
@@ -76,6 +77,7 @@ def generate(
         max_new_tokens: tokens per sequence, at least 1; the model's context may end earlier.
         eos_token_ids: tokens that end a sequence; may be empty.
         temperature: 0 for greedy decoding; sampling divides the logits by it.
+        top_k: sample from this many most likely tokens; None for all.
         top_p: sample from the most likely tokens of this total probability, in (0, 1].
         generator: makes sampling reproducible.
         on_token: called as ``on_token(index, token_id, logprob)`` for every token as it comes.
@@ -98,6 +100,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         eos_token_ids=eos_token_ids,
         temperature=temperature,
+        top_k=top_k,
         top_p=top_p,
         generator=generator,
         stop=stop,
@@ -124,6 +127,7 @@ def stream(
     max_new_tokens: int,
     eos_token_ids: int | Iterable[int],
     temperature: float = 0.0,
+    top_k: int | None = None,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop: Stop | None = None,
@@ -136,6 +140,18 @@ def stream(
     Returns:
         An iterator; work happens as it advances, and leaving it early stops the work.
     """
+    sampler = Sampler(temperature, top_p, generator, top_k)
+    model, ends = check_limits(decoder, prompts, max_new_tokens, eos_token_ids)
+    return _decode(model, prompts, max_new_tokens, ends, sampler, stop)
+
+
+def check_limits(
+    decoder: nn.Module,
+    prompts: PackedPrompts,
+    max_new_tokens: int,
+    eos_token_ids: int | Iterable[int],
+) -> tuple[IncrementalDecoder, frozenset[int]]:
+    """The decoder and the end tokens, checked together with what they shall continue."""
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
         raise TypeError(f"max_new_tokens: must be an integer, got {type(max_new_tokens).__name__}")
     if max_new_tokens < 1:
@@ -146,11 +162,10 @@ def stream(
             f"got {type(eos_token_ids).__name__}"
         )
     ends = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids)
-    sampler = Sampler(temperature, top_p, generator)
     model = IncrementalDecoder(decoder)
     check_token_ids("eos_token_ids:", ends, model.vocab_size)
     model.check(prompts)
-    return _decode(model, prompts, max_new_tokens, frozenset(ends), sampler, stop)
+    return model, frozenset(ends)
 
 
 def _decode(
@@ -190,7 +205,8 @@ def _decode(
             text = texts[index]
             text.append(token_id)
             finish_reason: FinishReason | None = None
-            if token_id in ends or (stop is not None and stop(index, text)):
+            stopped = stop is not None and stop(index, text)  # sees end tokens too
+            if stopped or token_id in ends:
                 finish_reason = "stop"
             elif len(text) == limits[index]:
                 finish_reason = "length"
