@@ -60,7 +60,9 @@ void cross_attention_backward(const CrossAttentionParams& params,
 
 #ifdef FASTREGION_WITH_CUDA
 namespace cuda {
-// On the current device. `workspace` of the gradient: see cross_attention_workspace.
+// On the current device. `workspace` of the gradient has the bytes that cross_attention_workspace
+// returns; it is aligned as any allocation of torch's and holds nothing.
+int64_t cross_attention_workspace(const CrossAttentionParams& params);
 void cross_attention(const CrossAttentionParams& params, cudaStream_t stream);
 void cross_attention_backward(const CrossAttentionParams& params,
                               const CrossAttentionGradients& gradients, void* workspace,

@@ -1,9 +1,5 @@
-// Binding of the mask operators: pointers and sizes in. Shapes and dtypes are checked in Python,
-// where the tensors are; the caller keeps them alive until the call returns. The last argument says
-// where to run.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
+// Binding of the mask operators; those with a file of their own are called from here.
+#include "core/bind.h"
 
 #include "core/parallel.h"
 #include "regions/bit_rows.h"
@@ -11,8 +7,6 @@
 #include "regions/pack.h"
 #include "regions/unpack.h"
 #endif
-
-namespace py = pybind11;
 
 namespace fastregion {
 
@@ -25,8 +19,6 @@ namespace {
 
 // Rows of a mask for which a second thread pays.
 constexpr int64_t kRowsPerThread = 64;
-
-using Address = std::uintptr_t;
 
 void pack_bits(Address masks, Address words, int64_t num_rows, int64_t width, int num_threads) {
   parallel_for(num_rows, kRowsPerThread, num_threads, [&](int64_t begin, int64_t end) {

@@ -1,21 +1,9 @@
-// Binding of mask_encode: pointers and sizes in. Shapes and dtypes are checked in Python, where the
-// tensors are; the caller keeps them alive until the call returns. The last arguments say where to
-// run. A kernel's workspace is allocated by the caller, from the size that *_workspace returns.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
-
+// Binding of mask_encode; the sizes of workspaces come from the *_workspace functions.
+#include "core/bind.h"
 #include "masks/mask_encode.h"
-#ifdef FASTREGION_WITH_CUDA
-#include "core/device.h"
-#endif
-
-namespace py = pybind11;
 
 namespace fastregion {
 namespace {
-
-using Address = std::uintptr_t;
 
 MaskEncodeParams mask_encode_params(int dtype, Address tiles, double scale, int full,
                                     Address conv1_weight, Address conv1_bias, Address conv2_weight,

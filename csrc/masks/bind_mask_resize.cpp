@@ -1,22 +1,10 @@
-// Binding of mask_tiles and mask_resize: pointers and sizes in. Shapes and dtypes are checked in
-// Python, where the tensors are; the caller keeps them alive until the call returns. The last
-// arguments say where to run.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
-
+// Binding of mask_tiles and mask_resize.
+#include "core/bind.h"
 #include "masks/mask_resize.h"
 #include "masks/mask_tiles.h"
-#ifdef FASTREGION_WITH_CUDA
-#include "core/device.h"
-#endif
-
-namespace py = pybind11;
 
 namespace fastregion {
 namespace {
-
-using Address = std::uintptr_t;
 
 MaskTilesParams mask_tiles_params(Address masks, Address tiles, Address source_rows,
                                   Address source_columns, int64_t num_masks, int64_t height,
@@ -58,11 +46,6 @@ MaskResizeParams mask_resize_params(bool fixed_point, Address masks, Address out
 }
 
 #ifdef FASTREGION_WITH_CUDA
-void mask_tiles_cuda(const MaskTilesParams& params, int device, Address stream) {
-  const DeviceGuard guard(device);
-  cuda::mask_tiles(params, reinterpret_cast<cudaStream_t>(stream));
-}
-
 void mask_resize_cuda(const MaskResizeParams& params, Address workspace, int device,
                       Address stream) {
   const DeviceGuard guard(device);
@@ -87,7 +70,7 @@ void bind_mask_resize(py::module_& module) {
       release);
   module.def("mask_resize_workspace", [](const MaskResizeParams&, int) { return int64_t{0}; });
 #ifdef FASTREGION_WITH_CUDA
-  module.def("mask_tiles_cuda", &mask_tiles_cuda, release);
+  module.def("mask_tiles_cuda", &on_device<MaskTilesParams, &cuda::mask_tiles>, release);
   module.def("mask_resize_cuda", &mask_resize_cuda, release);
   module.def("mask_resize_workspace_cuda", [](const MaskResizeParams& params, int, Address) {
     return cuda::mask_resize_workspace(params);

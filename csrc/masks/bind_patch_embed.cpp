@@ -1,19 +1,9 @@
-// Binding of mask_patch_embed: pointers and sizes in, checked in Python; see bind.cpp.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
-
+// Binding of mask_patch_embed.
+#include "core/bind.h"
 #include "masks/mask_patch_embed.h"
-#ifdef FASTREGION_WITH_CUDA
-#include "core/device.h"
-#endif
-
-namespace py = pybind11;
 
 namespace fastregion {
 namespace {
-
-using Address = std::uintptr_t;
 
 MaskPatches patches(int dtype, bool grey, Address tiles, int64_t num_tiles, int64_t height,
                     int64_t width, int64_t kernel_size, double outside) {

@@ -1,24 +1,15 @@
-// Binding of the packing operators: pointers and sizes in. Shapes and dtypes are checked in Python,
-// where the tensors are; the caller keeps them alive until the call returns. The last arguments say
-// where to run.
-#include <pybind11/pybind11.h>
+// Binding of the packing operators.
+#include "core/bind.h"
+
 #include <pybind11/stl.h>
 
-#include <cstdint>
 #include <tuple>
 #include <vector>
 
 #include "packing/pack_tokens.h"
-#ifdef FASTREGION_WITH_CUDA
-#include "core/device.h"
-#endif
-
-namespace py = pybind11;
 
 namespace fastregion {
 namespace {
-
-using Address = std::uintptr_t;
 
 // (address, number of rows, stride in bytes)
 using SourceTuple = std::tuple<Address, int64_t, int64_t>;
@@ -54,14 +45,6 @@ ScatterRowsParams scatter_rows_params(int dtype, Address grad, int64_t grad_stri
           .out = reinterpret_cast<void*>(out),
           .channels = channels};
 }
-
-#ifdef FASTREGION_WITH_CUDA
-template <class Params, void (*function)(const Params&, cudaStream_t)>
-void on_device(const Params& params, int device, Address stream) {
-  const DeviceGuard guard(device);
-  function(params, reinterpret_cast<cudaStream_t>(stream));
-}
-#endif
 
 }  // namespace
 

@@ -1,22 +1,11 @@
-// Binding of the RoI operators: pointers and sizes in. Shapes and dtypes are checked in Python,
-// where the tensors are; the caller keeps them alive until the call returns. The last arguments say
-// where to run.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
+// Binding of the RoI operators.
+#include "core/bind.h"
 
 #include "roi/roi_align.h"
 #include "roi/roi_replay.h"
-#ifdef FASTREGION_WITH_CUDA
-#include "core/device.h"
-#endif
-
-namespace py = pybind11;
 
 namespace fastregion {
 namespace {
-
-using Address = std::uintptr_t;
 
 RoiReplayParams roi_replay_params(int dtype, Address tokens, Address bins, Address boxes,
                                   int64_t token_stride, int64_t box_stride, int64_t bin_stride,
@@ -65,14 +54,6 @@ RoiAlignParams roi_align_params(int dtype, Address input, Address bins, Address 
           .spatial_scale = spatial_scale,
           .aligned = aligned};
 }
-
-#ifdef FASTREGION_WITH_CUDA
-template <class Params, void (*function)(const Params&, cudaStream_t)>
-void on_device(const Params& params, int device, Address stream) {
-  const DeviceGuard guard(device);
-  function(params, reinterpret_cast<cudaStream_t>(stream));
-}
-#endif
 
 }  // namespace
 

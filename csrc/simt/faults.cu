@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "core/device.h"
+#include "core/mma.h"
 #include "simt/faults.h"
 
 namespace fastregion::simt {
@@ -26,6 +27,11 @@ enum class Fault {
   kSharedTooSmall,       // launched with less than the kernel uses
   kBlocksCollide,        // every block writes the first sum
   kNotANumberToInt,
+  kCopyReadEarly,       // an asynchronous copy, and a wait that lets it run on
+  kCopyNotWaitedFor,    // the thread ends before its copy
+  kCopyMisaligned,      // to an address that is not a multiple of 16
+  kHalfWarpAtMatrices,  // half a warp loads matrices together
+  kProductAndMatrices,  // half a warp multiplies, half loads
 };
 
 struct Named {
@@ -49,6 +55,11 @@ constexpr Named kFaults[] = {
     {"shared too small", Fault::kSharedTooSmall},
     {"blocks collide", Fault::kBlocksCollide},
     {"not a number to int", Fault::kNotANumberToInt},
+    {"copy read early", Fault::kCopyReadEarly},
+    {"copy not waited for", Fault::kCopyNotWaitedFor},
+    {"copy misaligned", Fault::kCopyMisaligned},
+    {"half warp at matrices", Fault::kHalfWarpAtMatrices},
+    {"product and matrices", Fault::kProductAndMatrices},
 };
 
 struct Shared {
@@ -63,7 +74,17 @@ __global__ void faulty_sum_kernel(const float* in, float* out, int zero) {
   const int tid = static_cast<int>(threadIdx.x);
   const int lane = tid % kWarp;
   const int64_t first = int64_t{blockIdx.x} * kThreads;
-  s.values[tid] = in[first + tid + (fault == Fault::kOutOfBounds)];
+  constexpr bool kCopies = fault == Fault::kCopyReadEarly || fault == Fault::kCopyNotWaitedFor ||
+                           fault == Fault::kCopyMisaligned;
+  if constexpr (kCopies) {
+    if (tid < kThreads / 4) {
+      cp_async(&s.values[4 * tid + (fault == Fault::kCopyMisaligned)], in + first + 4 * tid, true);
+    }
+    cp_async_commit();
+    if constexpr (fault == Fault::kCopyReadEarly) cp_async_wait<1>();
+  } else {
+    s.values[tid] = in[first + tid + (fault == Fault::kOutOfBounds)];
+  }
   if constexpr (fault == Fault::kEndedThread) {
     if (tid == 5) return;
   }
@@ -85,6 +106,15 @@ __global__ void faulty_sum_kernel(const float* in, float* out, int zero) {
   float sum = s.values[kThreads - 1 - tid];  // another warp's value
   if constexpr (fault == Fault::kReuseWithoutBarrier) s.values[tid] = 0.0f;
   if constexpr (fault == Fault::kSharedOutOfBounds) sum += s.values[kThreads + zero];
+  if constexpr (fault == Fault::kHalfWarpAtMatrices || fault == Fault::kProductAndMatrices) {
+    uint32_t registers[4] = {};
+    if (lane < kWarp / 2) {
+      ldmatrix<4, false>(registers, &s.values[4 * (lane % 16)]);
+    } else if constexpr (fault == Fault::kProductAndMatrices) {
+      float product[4] = {};
+      mma_m16n8k16<__half>(product, registers, 0, 0);
+    }
+  }
   if constexpr (fault == Fault::kOwnLaneNotInMask) sum = __shfl_sync(0x0000ffffu, sum, 0);
   if constexpr (fault == Fault::kReadsOutsideMask) {
     if (lane < 16) sum = __shfl_sync(0x0000ffffu, sum, 20);
@@ -108,6 +138,7 @@ __global__ void faulty_sum_kernel(const float* in, float* out, int zero) {
   if (lane == 0) s.sums[tid / kWarp] = sum;
   __syncthreads();
   if (tid == 0) *to = s.sums[0] + s.sums[1];
+  if constexpr (fault == Fault::kCopyReadEarly) cp_async_wait<0>();
 }
 
 template <int index = 0>

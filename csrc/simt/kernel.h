@@ -59,13 +59,20 @@ enum class WarpOperation {
   kShuffle,
   kShuffleUp,
   kShuffleDown,
-  kShuffleXor
+  kShuffleXor,
+  kMultiply,
+  kLoadMatrices
 };
 
 // Blocks until the lanes of `mask` are here; returns this lane's result of the operation.
 // `value` is what the lane gives, `operand` the source lane, distance or lane mask of a shuffle.
 uint64_t warp_operation(WarpOperation operation, uint32_t mask, uint64_t value, int operand,
                         int width, const Where& where);
+
+// The same for a whole warp on matrices: every lane leaves a record, and when the last one is here
+// `compute` fills in all results, given the records by lane.
+void matrix_operation(WarpOperation operation, void (*compute)(void* const* lanes), void* lane,
+                      const Where& where);
 
 enum class Reduction { kNone, kOr, kAnd, kCount };
 

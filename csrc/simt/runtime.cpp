@@ -21,6 +21,7 @@
 #include "core/error.h"
 #include "simt/fiber.h"
 #include "simt/kernel.h"
+#include "simt/matrix.h"
 #include "simt/schedule.h"
 
 #ifdef FASTREGION_SIMT_THREAD
@@ -46,7 +47,10 @@ struct Thread {
   uint32_t mask = 0;
   uint64_t value = 0, result = 0;
   int operand = 0, width = 0;
+  void (*compute)(void* const* lanes) =
+      nullptr;        // of a matrix operation, whose value is an address
   int predicate = 0;  // at a barrier
+  AsyncCopies async_copies;
 };
 
 struct Free {
@@ -102,6 +106,10 @@ const char* name(WarpOperation operation) {
       return "__shfl_down_sync";
     case WarpOperation::kShuffleXor:
       return "__shfl_xor_sync";
+    case WarpOperation::kMultiply:
+      return "mma";
+    case WarpOperation::kLoadMatrices:
+      return "ldmatrix";
   }
   return "?";
 }
@@ -134,6 +142,7 @@ class Block {
                       n / shape.threads.x / shape.threads.y};
       thread.number = t;
       thread.state = State::kReady;
+      thread.async_copies = {};
       thread.fiber.start(&Block::thread_main, this);
     }
   }
@@ -160,6 +169,12 @@ class Block {
   void thread_body() {
     acquire(&begin_);
     body_(argument_);
+    if (!running_->async_copies.pending.empty()) {
+      fail_at([&] {
+        return concat("the thread ends with ", running_->async_copies.pending.size(),
+                      " asynchronous copies that it has not waited for");
+      });
+    }
     release(&end_);
     running_->state = State::kEnded;
     ++ended_;
@@ -256,6 +271,21 @@ class Block {
     return self.result;
   }
 
+  void matrix_operation(WarpOperation operation, void (*compute)(void* const* lanes), void* lane,
+                        const Where& where) {
+    running_->compute = compute;
+    warp_operation(operation, 0xffffffffu, reinterpret_cast<uint64_t>(lane), 0, kWarp, where);
+  }
+
+  void check_alignment(const void* pointer, const char* instruction, const Where& where) {
+    if (reinterpret_cast<uintptr_t>(pointer) % alignof(uint4) == 0) return;
+    fail_at([&] {
+      return concat(instruction, " at ", place(where), ": an address is not a multiple of 16");
+    });
+  }
+
+  AsyncCopies& async_copies() { return running_->async_copies; }
+
   void* shared(std::size_t bytes, const Where& where) {
     if (bytes > shape_.shared_bytes) {
       fail_at([&] {
@@ -295,6 +325,17 @@ class Block {
   template <class At>
   void finish_warp_operation(int warp, int lanes, WarpOperation operation, uint32_t mask,
                              const At& at) {
+    if (operation == WarpOperation::kMultiply || operation == WarpOperation::kLoadMatrices) {
+      void* records[kWarp];
+      for (int lane = 0; lane < kWarp; ++lane) {
+        Thread& self = thread(warp * kWarp + lane);
+        records[lane] = reinterpret_cast<void*>(self.value);
+        self.state = State::kReady;
+      }
+      running_->compute(records);
+      progress_ = true;
+      return;
+    }
     uint32_t votes = 0;
     for (int lane = 0; lane < lanes; ++lane) {
       if (mask >> lane & 1u) votes |= uint32_t{thread(warp * kWarp + lane).value != 0} << lane;
@@ -401,6 +442,17 @@ uint64_t warp_operation(WarpOperation operation, uint32_t mask, uint64_t value, 
                         int width, const Where& where) {
   return current->warp_operation(operation, mask, value, operand, width, where);
 }
+
+void matrix_operation(WarpOperation operation, void (*compute)(void* const* lanes), void* lane,
+                      const Where& where) {
+  current->matrix_operation(operation, compute, lane, where);
+}
+
+void check_matrix_alignment(const void* pointer, const char* instruction, const Where& where) {
+  current->check_alignment(pointer, instruction, where);
+}
+
+AsyncCopies& async_copies() { return current->async_copies(); }
 
 int block_barrier(Reduction reduction, int predicate, const Where& where) {
   return current->barrier(reduction, predicate, where);

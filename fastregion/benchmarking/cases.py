@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from fastregion.benchmarking import encoder, masks, packing, regions, resizing, roi
+from fastregion.benchmarking import (
+    attention,
+    decoder,
+    decoding,
+    encoder,
+    masks,
+    packing,
+    regions,
+    resizing,
+    roi,
+)
 from fastregion.benchmarking.measure import Case
 
 CASES: tuple[Case, ...] = (
@@ -11,5 +21,8 @@ CASES: tuple[Case, ...] = (
     *resizing.CASES,
     *encoder.CASES,
     *packing.CASES,
+    *attention.CASES,
+    *decoding.CASES,
+    *decoder.CASES,
     *regions.CASES,
 )

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
+from fastregion.language.cache import KVCache
 from fastregion.language.generation import FinishReason, Generated, check_limits
 from fastregion.language.packed import PackedPrompts
 from fastregion.language.text_stream import TextStream
@@ -80,11 +81,11 @@ def beam_search(
     """
     check_beams(num_beams, length_penalty, early_stopping)
     model, ends = check_limits(decoder, prompts, max_new_tokens, eos_token_ids)
-    cache = model.new_cache(prompts)
+    prefix = model.new_cache(prompts)
     last_tokens = prompts.cu_seqlens[1:].long() - 1
-    logits = model.logits(model.prefill(prompts, cache)[last_tokens])
+    logits = model.logits(model.prefill(prompts, prefix)[last_tokens])
     # The last token of the context can still be chosen, it is only never read.
-    room = (model.max_positions + 1 - cache.positions).tolist()
+    room = (model.max_positions + 1 - prefix.positions).tolist()
     searches = [
         _Search(
             num_beams=num_beams,
@@ -99,6 +100,7 @@ def beam_search(
     # As many as are needed for num_beams of them to be no end tokens.
     wanted = max(2, 1 + len(ends)) * num_beams
     active = searches
+    cache: KVCache | None = None  # of what the beams have written; a prompt is kept once
     while True:
         candidates = _best(logits, active, wanted)
         parents = [search.advance(found) for search, found in zip(active, candidates, strict=True)]
@@ -107,9 +109,19 @@ def beam_search(
         active = [search for search, chosen in zip(active, parents, strict=True) if chosen]
         if not active:
             return [search.result() for search in searches]
-        cache.select(rows)
-        newest = [beam.newest for search in active for beam in search.beams]
-        logits = model.step(torch.tensor(newest, device=model.device), cache)
+        newest = torch.tensor([b.newest for search in active for b in search.beams])
+        newest = newest.to(model.device)
+        if cache is None:
+            first = PackedPrompts(
+                embeddings=model.embed(newest),
+                cu_seqlens=torch.arange(len(rows) + 1, dtype=torch.int32, device=model.device),
+                positions=prefix.positions[rows],
+            )
+            cache = model.new_cache(first, prefix, rows)
+            logits = model.logits(model.prefill(first, cache))
+        else:
+            cache.select(rows)
+            logits = model.step(newest, cache)
 
 
 class _Node(NamedTuple):

@@ -9,9 +9,9 @@ Per layer, on rows x of the residual stream (N: RMSNorm, R_p: rotary embedding a
 The generic forward of transformers spends milliseconds of Python on each token of a small model.
 Here the modules' weights are looked up once per call, and three ways to attend share one forward:
 
-* ``prefill``: packed prompts, no padding; runs of prompts of equal length attend together;
-* ``step``: one new token per sequence, against the cache;
-* ``extend``: several texts after one prompt, as a tree: each text sees the prompt and itself.
+* ``prefill`` of prompts, packed without padding: ``ops.cross_attention``;
+* ``prefill`` of prompts that continue shared ones: ``ops.decode_attention`` in small blocks;
+* ``step``, one new token per sequence against the cache: ``ops.decode_attention``.
 
 Weights are used where they are, neither copied nor fused: a training step between two calls is
 seen, and a large model is not held twice. The rotary angles come from the model's own module, so
@@ -22,8 +22,7 @@ autocast has no effect.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -32,13 +31,14 @@ from torch import Tensor, nn
 
 from fastregion.language.cache import KVCache
 from fastregion.language.packed import PackedPrompts
+from fastregion.ops import append_kv_, cross_attention, decode_attention
 
 __all__ = ["IncrementalDecoder"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-# (layer, rotated queries and keys, values: [rows, H + 2 KV, head_dim]) -> [rows, H head_dim]
-_Attend = Callable[[int, Tensor], Tensor]
+# (layer, queries [rows, H, D], keys [rows, KV, D], values) -> [rows, H, D]
+_Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 _SUPPORTED = ("llama", "qwen2")  # config.model_type
 _TABLE_STEP = 64  # positions the rotary table grows by: one refill per 64 tokens
@@ -146,7 +146,8 @@ class IncrementalDecoder:
         self._num_heads: int = config.num_attention_heads
         self._num_kv_heads: int = config.num_key_value_heads
         self._head_dim: int = self._layers[0].query.weight.shape[1] // self._num_heads
-        self._grouped = self._num_heads != self._num_kv_heads
+        self._padding = -self._head_dim % 8  # the operators' widths are multiples of 8
+        self._scale = self._head_dim**-0.5
         self.hidden_size: int = config.hidden_size
         self.vocab_size = self._embedding.shape[0]
         self.max_positions: int = config.max_position_embeddings
@@ -205,45 +206,74 @@ class IncrementalDecoder:
 
         Args:
             prompts: ``B`` prompts that fit this decoder (see ``check``).
-            cache: where to keep keys and values, from ``new_cache``; None keeps none.
+            cache: where to keep keys and values, from ``new_cache``; None keeps none. If it stands
+                on a prefix, the prompts see that too.
 
         Returns:
             The last layer's normalised hidden states, ``[total_tokens, hidden]``.
         """
-        heads, kv_heads, head_dim = self._num_heads, self._num_kv_heads, self._head_dim
-        runs = list(_runs(prompts.lengths))
+        bounds = prompts.cu_seqlens
+        rows, columns = _places(prompts)
 
-        def attend(index: int, qkv: Tensor) -> Tensor:
-            outputs = []
-            for rows, tokens, length in runs:
-                run = qkv[tokens].view(-1, length, heads + 2 * kv_heads, head_dim).transpose(1, 2)
-                query = run[:, :heads]  # [b, H, n, d]
-                keys_values = run[:, heads:].view(-1, 2, kv_heads, length, head_dim)
-                if cache is not None:
-                    columns = slice(cache.length - length, cache.length)
-                    cache.layers[index][rows, :, :, columns] = keys_values
-                keys, values = keys_values.unbind(1)
-                out = F.scaled_dot_product_attention(
-                    query, keys, values, is_causal=True, enable_gqa=self._grouped
+        def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if cache is None or cache.prefix(index) is None:
+                out, _ = cross_attention(
+                    q,
+                    k,
+                    v,
+                    scale=self._scale,
+                    causal=True,
+                    cu_seqlens_q=bounds,
+                    cu_seqlens_k=bounds,
                 )
-                outputs.append(out.transpose(1, 2).reshape(-1, heads * head_dim))
-            return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+                if cache is not None:
+                    append_kv_(*cache.layers[index], k, v, rows, columns)
+                return out
+            out, _ = decode_attention(
+                q,
+                *cache.layers[index],
+                cache.lengths,
+                cu_seqlens_q=bounds,
+                scale=self._scale,
+                prefix=cache.prefix(index),
+                k_new=k,
+                v_new=v,
+            )
+            return out
 
         angles = self._angles_at(prompts.positions, int(prompts.positions.max()))
         return self._forward(prompts.embeddings, angles, attend)
 
     @_inference
-    def new_cache(self, prompts: PackedPrompts) -> KVCache:
-        """An empty cache for these prompts, to be filled by ``prefill``."""
+    def new_cache(
+        self,
+        prompts: PackedPrompts,
+        prefix: KVCache | None = None,
+        prefix_of: Sequence[int] = (),
+    ) -> KVCache:
+        """An empty cache for these prompts, to be filled by ``prefill``.
+
+        Args:
+            prompts: ``B`` prompts.
+            prefix: a filled cache of the same decoder; the prompts continue its sequences.
+            prefix_of: with ``prefix``, which of its sequences each prompt continues.
+        """
         last = prompts.positions.index_select(0, prompts.cu_seqlens[1:].long() - 1)
         return KVCache(
             num_layers=len(self._layers),
             num_kv_heads=self._num_kv_heads,
-            head_dim=self._head_dim,
+            head_dim=self._head_dim + self._padding,
             lengths=prompts.lengths,
             positions=last + 1,
             dtype=self.dtype,
+            prefix=prefix,
+            prefix_of=prefix_of,
         )
+
+    @_inference
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Embeddings ``[n, hidden]`` of token ids ``[n]``."""
+        return F.embedding(token_ids, self._embedding)
 
     @_inference
     def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
@@ -256,63 +286,23 @@ class IncrementalDecoder:
         Returns:
             Logits of the next token, ``[B, vocab]``.
         """
-        heads, kv_heads, head_dim = self._num_heads, self._num_kv_heads, self._head_dim
-        batch_size = cache.batch_size
-        cache.reserve(1)
-        column, start = cache.length, cache.start
-        window = column + 1 - start
-        mask = None if cache.mask is None else cache.mask.narrow(3, start, window)
-
-        def attend(index: int, qkv: Tensor) -> Tensor:
-            layer = cache.layers[index]
-            layer.select(3, column).copy_(qkv[:, heads:].view(batch_size, 2, kv_heads, head_dim))
-            keys, values = layer.narrow(3, start, window).unbind(1)
-            # The query heads that share a key head stand in the place of query positions: all of
-            # them may see the whole window, and no key is repeated.
-            query = qkv[:, :heads].view(batch_size, kv_heads, -1, head_dim)
-            out = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            return out.reshape(batch_size, heads * head_dim)
-
         angles = self._angles_at(cache.positions, cache.highest_position)
-        hidden = self._forward(F.embedding(token_ids, self._embedding), angles, attend)
         cache.advance()
-        return self._head(hidden)
 
-    @_inference
-    def extend(self, token_ids: Tensor, offsets: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
-        """Read texts that each continue the one cached sequence, leaving its length as it is.
-
-        Args:
-            token_ids: int64 ``[n]``, the texts one after the other.
-            offsets: int64 ``[n]``, place of each token in its text.
-            mask: bool ``[n, n]``, which tokens of the texts each token sees (itself included).
-            cache: one sequence, filled by ``prefill``.
-
-        Returns:
-            Hidden states ``[n, hidden]``.
-        """
-        heads, kv_heads, head_dim = self._num_heads, self._num_kv_heads, self._head_dim
-        count = token_ids.shape[0]
-        cache.reserve(count)
-        end = cache.length + count
-        visible = self._embedding.new_zeros(count, end)
-        visible[:, cache.length :].masked_fill_(~mask, float("-inf"))
-
-        def attend(index: int, qkv: Tensor) -> Tensor:
-            layer = cache.layers[index]
-            new = qkv.transpose(0, 1)[None]  # [1, H + 2 KV, n, d]
-            layer[:, :, :, cache.length : end] = new[:, heads:].view(
-                1, 2, kv_heads, count, head_dim
+        def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out, _ = decode_attention(
+                q,
+                *cache.layers[index],
+                cache.lengths,
+                rows=cache.rows,
+                scale=self._scale,
+                prefix=cache.prefix(index),
+                k_new=k,
+                v_new=v,
             )
-            keys, values = layer[:, :, :, :end].unbind(1)
-            out = F.scaled_dot_product_attention(
-                new[:, :heads], keys, values, attn_mask=visible, enable_gqa=self._grouped
-            )
-            return out[0].transpose(0, 1).reshape(count, heads * head_dim)
+            return out
 
-        highest = cache.highest_position + int(offsets.max())
-        angles = self._angles_at(cache.positions + offsets, highest)
-        return self._forward(F.embedding(token_ids, self._embedding), angles, attend)
+        return self._head(self._forward(self.embed(token_ids), angles, attend))
 
     @_inference
     def logits(self, hidden: Tensor) -> Tensor:
@@ -331,7 +321,11 @@ class IncrementalDecoder:
             turning = qkv[:, :rotated]
             swapped = turning.roll(self._head_dim // 2, -1)
             turning.mul_(cos).addcmul_(swapped, sin)
-            x = x + layer.output(attend(index, qkv))
+            if self._padding:  # zeros change no score and give outputs that are cut off again
+                qkv = F.pad(qkv, (0, self._padding))
+            q, k, v = torch.split(qkv, [self._num_heads, self._num_kv_heads, self._num_kv_heads], 1)
+            attended = attend(index, q, k, v)[..., : self._head_dim]
+            x = x + layer.output(attended.flatten(1))
             normed = layer.post_attention_norm(x)
             x = x + layer.down(layer.activation(layer.gate(normed)) * layer.up(normed))
         return self._norm(x)
@@ -351,13 +345,11 @@ class IncrementalDecoder:
         return self._angles.index_select(1, positions)
 
 
-def _runs(lengths: Sequence[int]) -> Iterator[tuple[slice, slice, int]]:
-    """Neighbouring prompts of equal length, as (slice of prompts, slice of tokens, length)."""
-    row = token = 0
-    for length, group in groupby(lengths):
-        count = len(list(group))
-        yield slice(row, row + count), slice(token, token + count * length), length
-        row, token = row + count, token + count * length
+def _places(prompts: PackedPrompts) -> tuple[Tensor, Tensor]:
+    """Row and column of every token ``[total_tokens]`` in a cache that holds the prompts."""
+    bounds = prompts.cu_seqlens.long()
+    rows = torch.repeat_interleave(bounds.diff(), output_size=prompts.total_tokens)
+    return rows, torch.arange(prompts.total_tokens, device=bounds.device) - bounds[rows]
 
 
 def _read_layer(layer: Any) -> _Layer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +65,8 @@ def generate(
     generator: torch.Generator | None = None,
     on_token: OnToken | None = None,
     stop: Stop | None = None,
+    prefixes: PackedPrompts | None = None,
+    prefix_of: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Continue every prompt until it ends.
 
@@ -83,6 +85,9 @@ def generate(
         on_token: called as ``on_token(index, token_id, logprob)`` for every token as it comes.
         stop: called as ``stop(index, token_ids)`` with all new tokens of a sequence after each;
             returning True ends it.
+        prefixes: beginnings that several prompts share, read and kept once. The prompts then hold
+            what follows; their positions go on from the prefix.
+        prefix_of: with ``prefixes``, the index of each prompt's prefix.
 
     Returns:
         One result per prompt, in order.
@@ -104,6 +109,8 @@ def generate(
         top_p=top_p,
         generator=generator,
         stop=stop,
+        prefixes=prefixes,
+        prefix_of=prefix_of,
     )
     by_prompt: list[list[Token]] = [[] for _ in range(prompts.batch_size)]
     for token in tokens:
@@ -131,6 +138,8 @@ def stream(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop: Stop | None = None,
+    prefixes: PackedPrompts | None = None,
+    prefix_of: Sequence[int] | None = None,
 ) -> Iterator[Token]:
     """Continue every prompt, token by token; the arguments are those of ``generate``.
 
@@ -142,7 +151,9 @@ def stream(
     """
     sampler = Sampler(temperature, top_p, generator, top_k)
     model, ends = check_limits(decoder, prompts, max_new_tokens, eos_token_ids)
-    return _decode(model, prompts, max_new_tokens, ends, sampler, stop)
+    _check_prefixes(model, prompts, prefixes, prefix_of)
+    shared = None if prefixes is None or prefix_of is None else (prefixes, prefix_of)
+    return _decode(model, prompts, shared, max_new_tokens, ends, sampler, stop)
 
 
 def check_limits(
@@ -168,9 +179,33 @@ def check_limits(
     return model, frozenset(ends)
 
 
+def _check_prefixes(
+    model: IncrementalDecoder,
+    prompts: PackedPrompts,
+    prefixes: PackedPrompts | None,
+    prefix_of: Sequence[int] | None,
+) -> None:
+    if prefixes is None or prefix_of is None:
+        if prefixes is not None or prefix_of is not None:
+            raise ValueError("prefixes: must be given together with prefix_of, got one of them")
+        return
+    model.check(prefixes)
+    if len(prefix_of) != len(prompts):
+        raise ValueError(
+            f"prefix_of: must name a prefix for each of {len(prompts)} prompts, "
+            f"got {len(prefix_of)} numbers"
+        )
+    for prompt, index in enumerate(prefix_of):
+        if not 0 <= index < len(prefixes):
+            raise ValueError(
+                f"prefix_of: must be in 0..{len(prefixes) - 1}, got {index} for prompt {prompt}"
+            )
+
+
 def _decode(
     model: IncrementalDecoder,
     prompts: PackedPrompts,
+    shared: tuple[PackedPrompts, Sequence[int]] | None,
     max_new_tokens: int,
     ends: frozenset[int],
     sampler: Sampler,
@@ -178,7 +213,13 @@ def _decode(
 ) -> Iterator[Token]:
     """The decoding loop: choose, report, drop what has ended, step."""
     batch_size = prompts.batch_size
-    cache = model.new_cache(prompts)
+    if shared is None:
+        cache = model.new_cache(prompts)
+    else:
+        prefixes, prefix_of = shared
+        prefix = model.new_cache(prefixes)
+        model.prefill(prefixes, prefix)
+        cache = model.new_cache(prompts, prefix, prefix_of)
     last_tokens = prompts.cu_seqlens[1:].long() - 1
     logits = model.logits(model.prefill(prompts, cache)[last_tokens])
     # The last token of the context can still be chosen, it is only never read.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastregion.language.cache import KVCache
 from fastregion.language.decoder import IncrementalDecoder
-from fastregion.language.packed import IGNORED_LABEL, PackedPrompts, check_token_ids
+from fastregion.language.packed import IGNORED_LABEL, PackedPrompts, check_token_ids, pack
 
 __all__ = ["score", "score_continuations", "token_logprobs"]
 
 _LOGITS_PER_CHUNK = 2**24  # 64 MiB of float32 logits at a time, whatever the vocabulary
-_TOKENS_PER_TREE = 256  # texts read together after one prompt; the tree mask is quadratic in this
+_TOKENS_PER_TREE = 2**12  # texts read together after one prompt: bounds the hidden states
 
 
 def token_logprobs(decoder: nn.Module, prompts: PackedPrompts) -> list[Tensor]:
@@ -110,15 +112,10 @@ def score_continuations(
 
 
 class _Tree(NamedTuple):
-    """Some texts without their last tokens, laid end to end.
+    """Some texts that follow one prompt side by side; ``m`` tokens in all."""
 
-    With ``n`` tokens to read in all and ``m`` to predict (one more per text):
-    """
-
-    inputs: Tensor  # [n] tokens to read
-    offsets: Tensor  # [n] place of each in its text
-    mask: Tensor  # [n, n] bool: same text, and not later
-    sources: Tensor  # [m] row that predicts each target: 0 is the prompt's last, 1 + i input i
+    inputs: list[Sequence[int]]  # each text without its last token, where something is left
+    sources: Tensor  # [m] row that predicts each target: 0 is the prompt's last, then the inputs'
     targets: Tensor  # [m] tokens to predict
     lengths: list[int]  # tokens of each text; sums to m
 
@@ -129,11 +126,23 @@ def _score_one(model: IncrementalDecoder, prompt: PackedPrompts, trees: list[_Tr
     means = []
     for tree in trees:
         rows = last
-        if len(tree.inputs):
-            rows = torch.cat((last, model.extend(tree.inputs, tree.offsets, tree.mask, cache)))
+        if tree.inputs:
+            texts = _continue(model, cache, tree.inputs)
+            own = model.new_cache(texts, prefix=cache, prefix_of=[0] * len(texts))
+            rows = torch.cat((last, model.prefill(texts, own)))
         logprobs = _logprobs(model, rows[tree.sources], tree.targets)
         means += [text.mean() for text in torch.split(logprobs, tree.lengths)]
     return torch.stack(means)
+
+
+def _continue(
+    model: IncrementalDecoder, cache: KVCache, texts: Sequence[Sequence[int]]
+) -> PackedPrompts:
+    """The texts as prompts whose positions go on where the cached one ended."""
+    first = int(cache.positions)
+    ids = [torch.tensor(text, dtype=torch.int64, device=model.device) for text in texts]
+    packed = pack([model.embed(text) for text in ids])
+    return replace(packed, positions=packed.positions + first)
 
 
 def _trees(texts: Sequence[Sequence[int]], device: torch.device) -> Iterator[_Tree]:
@@ -150,26 +159,15 @@ def _trees(texts: Sequence[Sequence[int]], device: torch.device) -> Iterator[_Tr
 
 
 def _tree(texts: Sequence[Sequence[int]], device: torch.device) -> _Tree:
-    def tensor(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=device)
-
-    inputs: list[int] = []
-    offsets: list[int] = []
-    owners: list[int] = []
     sources: list[int] = []
-    for owner, text in enumerate(texts):
-        count = len(text) - 1
-        sources += [0, *range(len(inputs) + 1, len(inputs) + 1 + count)]
-        inputs += text[:-1]
-        offsets += range(count)
-        owners += [owner] * count
-    owner_of = tensor(owners)
+    read = 0
+    for text in texts:
+        sources += [0, *range(read + 1, read + len(text))]
+        read += len(text) - 1
     return _Tree(
-        inputs=tensor(inputs),
-        offsets=tensor(offsets),
-        mask=(owner_of[:, None] == owner_of).tril(),
-        sources=tensor(sources),
-        targets=tensor([token for text in texts for token in text]),
+        inputs=[text[:-1] for text in texts if len(text) > 1],
+        sources=torch.tensor(sources, device=device),
+        targets=torch.tensor([token for text in texts for token in text], device=device),
         lengths=[len(text) for text in texts],
     )
 

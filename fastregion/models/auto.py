@@ -7,33 +7,44 @@ import os
 import re
 from pathlib import Path
 
+import torch
+
 from fastregion.models import checkpoint
 from fastregion.models.base import Captioner
 
 __all__ = ["BUILT_IN", "load"]
 
 # What config.json calls a model, and the class that runs it (imported when needed).
-_CLASSES = {"fastregion-mini": ("fastregion.models.mini", "MiniCaptioner")}
+_CLASSES = {
+    "fastregion-mini": ("fastregion.models.mini", "MiniCaptioner"),
+    "GAR": ("fastregion.models.gar", "GarCaptioner"),
+}
 
 # Captioners whose weights are part of the package, by name.
 BUILT_IN = {"fastregion/mini": Path(__file__).with_name("mini") / "weights"}
 _ALIASES = {"mini": "fastregion/mini"}
 
+# Published checkpoints, downloaded by name: settings, vocabulary and weights, no code.
+_HUB = ("HaochenWang/GAR-1B", "HaochenWang/GAR-8B")
+_HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model"]
+
 # Published systems that are planned: named so that asking for one gets an honest answer.
 _PLANNED = {
-    "gar": "GAR (HaochenWang/GAR-1B, HaochenWang/GAR-8B)",
     "dam": "DAM (nvidia/DAM-3B, nvidia/DAM-3B-Self-Contained, nvidia/DAM-3B-Video)",
     "ureca": "URECA",
     "pix2cap": "Pix2Cap",
 }
 
 
-def load(name: str | os.PathLike[str]) -> Captioner:
+def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Captioner:
     """Load a captioner.
 
     Args:
-        name: ``"fastregion/mini"`` (or ``"mini"``), which needs no download, or a folder written by
-            ``save_pretrained``.
+        name: ``"fastregion/mini"`` (or ``"mini"``), which needs no download; a published
+            checkpoint, ``"HaochenWang/GAR-1B"`` or ``"HaochenWang/GAR-8B"``, which is downloaded
+            once; or a folder with a published checkpoint or written by ``save_pretrained``.
+        dtype: floating-point type of the weights in memory; None keeps that of a published
+            checkpoint, and float32 for mini.
 
     Returns:
         The captioner, on the CPU, in evaluation mode.
@@ -49,9 +60,14 @@ def load(name: str | os.PathLike[str]) -> Captioner:
     text = os.fspath(name)
     text = _ALIASES.get(text, text)
     if text in BUILT_IN:
-        return _load_folder(BUILT_IN[text], model_id=text)
+        return _load_folder(BUILT_IN[text], model_id=text, dtype=dtype)
     if os.path.isdir(text):
-        return _load_folder(Path(text))
+        return _load_folder(Path(text), dtype=dtype)
+    if text in _HUB:
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(text, allow_patterns=_HUB_FILES)
+        return _load_folder(Path(folder), model_id=text, dtype=dtype)
     for word in re.split(r"[^a-z0-9]+", text.lower()):
         if word in _PLANNED:
             raise NotImplementedError(
@@ -61,10 +77,12 @@ def load(name: str | os.PathLike[str]) -> Captioner:
 
 
 def _known() -> str:
-    return ", ".join([*BUILT_IN, "or a folder written by save_pretrained"])
+    return ", ".join([*BUILT_IN, *_HUB, "or a folder with a model"])
 
 
-def _load_folder(folder: Path, model_id: str | None = None) -> Captioner:
+def _load_folder(
+    folder: Path, model_id: str | None = None, dtype: torch.dtype | None = None
+) -> Captioner:
     model_type = checkpoint.read_config(folder)["model_type"]
     if model_type not in _CLASSES:
         raise ValueError(
@@ -73,4 +91,4 @@ def _load_folder(folder: Path, model_id: str | None = None) -> Captioner:
         )
     module, name = _CLASSES[model_type]
     captioner_class: type[Captioner] = getattr(importlib.import_module(module), name)
-    return captioner_class.from_pretrained(folder, model_id=model_id)
+    return captioner_class.from_pretrained(folder, model_id=model_id, dtype=dtype)

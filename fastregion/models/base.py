@@ -24,7 +24,14 @@ from fastregion.images import ImageSource, RgbImage, load_image
 from fastregion.language import EarlyStopping, PackedPrompts, Tokenizer
 from fastregion.models import checkpoint
 from fastregion.models.description import Description
-from fastregion.models.request import RegionRequest, Sampling, check_int, is_one_region
+from fastregion.models.request import (
+    RegionRequest,
+    Sampling,
+    VideoRequest,
+    check_int,
+    is_one_region,
+)
+from fastregion.models.weights import OWN_NAMES, Layout, load_weights
 from fastregion.regions import Region, as_regions
 
 if TYPE_CHECKING:
@@ -33,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Captioner", "ModelConfig"]
 
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-_BATCH_SIZE = 32  # regions at a time: enough to fill a CPU's or a small GPU's matrix products
 
 
 class ModelConfig(Protocol):
@@ -55,6 +61,10 @@ class Captioner(ABC):
     Attributes:
         model_type: what ``config.json`` calls this kind of model.
         config_class: type of ``config``.
+        layout: how files call the parameters.
+        batch_size: regions at a time where the caller does not say: enough to fill a CPU's or a
+            small GPU's matrix products.
+        max_frames: of a video; 0 where the model describes single images only.
         config: the model's numbers.
         tokenizer: between text and token ids.
         model: one module that holds all weights.
@@ -63,6 +73,9 @@ class Captioner(ABC):
 
     model_type: ClassVar[str]
     config_class: ClassVar[type[ModelConfig]]
+    layout: ClassVar[Layout] = OWN_NAMES
+    batch_size: ClassVar[int] = 32
+    max_frames: ClassVar[int] = 0
 
     config: ModelConfig
     tokenizer: Tokenizer
@@ -94,9 +107,18 @@ class Captioner(ABC):
     def eos_token_ids(self) -> Sequence[int]:
         """Tokens that end a text."""
 
+    @property
+    def max_shared_regions(self) -> int:
+        """How many regions may share one image; 1 where every region needs its own."""
+        return 1
+
     @abstractmethod
-    def process(self, request: RegionRequest) -> Any:
-        """Turn a request into the tensors that ``encode`` takes, on ``self.device``."""
+    def process(self, request: Any) -> Any:
+        """Turn a request into what ``encode`` takes, with its tensors on ``self.device``.
+
+        The request is a :class:`RegionRequest`, or a :class:`VideoRequest` where ``max_frames``
+        is not 0.
+        """
 
     @abstractmethod
     def encode(self, batch: Any) -> PackedPrompts:
@@ -135,13 +157,17 @@ class Captioner(ABC):
         stop: str | Sequence[str] = (),
         stream: bool = False,
         return_details: bool = False,
-        batch_size: int = _BATCH_SIZE,
+        batch_size: int | None = None,
+        share: str | None = None,
     ) -> Any:
         """Describe each region.
 
         Args:
-            image: anything :func:`fastregion.images.load_image` reads.
-            regions: one region or several: anything :func:`fastregion.regions.as_regions` takes.
+            image: anything :func:`fastregion.images.load_image` reads; or a list of it, the frames
+                of a video.
+            regions: one region or several: anything :func:`fastregion.regions.as_regions` takes. Of
+                an object in a video, a list with one for each frame (None, or an empty mask, where
+                it is not to be seen); of several objects, a list of such lists.
             prompt: what to say instead of a detailed description; ``<Prompt0>`` is the region.
             max_new_tokens: longest text, in tokens.
             temperature: 0 takes the most likely token; above, tokens are drawn from
@@ -157,7 +183,9 @@ class Captioner(ABC):
             stop: a string or several, such as ``"."``, that end a text and are not part of it.
             stream: return an iterator over pieces of text as they are made.
             return_details: return :class:`Description` objects instead of strings.
-            batch_size: how many regions are worked on at a time.
+            batch_size: how many regions are worked on at a time; None for the model's own.
+            share: ``"prompts"`` lets several regions share one image, in which all of them are
+                marked: faster than an image each, and not the same answers. None: an image each.
 
         Returns:
             ``str`` (or :class:`Description`) for one region, a list of them for several (a list,
@@ -181,15 +209,32 @@ class Captioner(ABC):
             early_stopping=early_stopping,
             stop=stop,
         )
+        if batch_size is None:
+            batch_size = self.batch_size
         check_int("batch_size", batch_size, at_least=1)
         if stream and return_details:
             raise ValueError("return_details: cannot be combined with stream")
         if stream and num_beams > 1:
             raise ValueError(f"num_beams: must be 1 with stream, got {num_beams}")
-        pixels = self._load_image(image)
-        found = tuple(as_regions(regions, pixels.shape[:2]))
-        one = is_one_region(regions, pixels.shape[:2])
-        parts = list(RegionRequest(pixels, found, prompt).split(batch_size))
+        if share not in (None, "prompts"):
+            raise ValueError(f"share: must be None or 'prompts', got {share!r}")
+        if share and self.max_shared_regions == 1:
+            raise NotImplementedError(f"share: {self.model_id} needs an image for every region")
+        request: RegionRequest | VideoRequest
+        if isinstance(image, (list, tuple)):
+            if share:
+                raise NotImplementedError("share: objects of a video cannot share prompts")
+            request, one = self._video(image, regions, prompt)
+        else:
+            pixels = self._load_image(image)
+            found = tuple(as_regions(regions, pixels.shape[:2]))
+            one = is_one_region(regions, pixels.shape[:2])
+            request = RegionRequest(pixels, found, prompt, share=share is not None)
+            if share:  # whole groups, so that every image is shared by as many as may
+                batch_size = max(
+                    batch_size - batch_size % self.max_shared_regions, self.max_shared_regions
+                )
+        parts: list[RegionRequest | VideoRequest] = list(request.split(batch_size))
         if stream:
             pieces = self._stream(parts, sampling)
             return (piece for _, piece in pieces) if one else pieces
@@ -247,7 +292,7 @@ class Captioner(ABC):
             raise TypeError(f"question: expected str, got {type(question).__name__}")
         pixels = self._load_image(image)
         found = tuple(as_regions(regions, pixels.shape[:2]))
-        request = RegionRequest(pixels, found, question, joint=len(found) > 1)
+        request = RegionRequest(pixels, found, question, joint=True)
         return self._run([request], sampling)[0].text
 
     def score(
@@ -280,9 +325,10 @@ class Captioner(ABC):
                 f"text: expected one for each of {len(found)} regions, got {len(wanted)}"
             )
         scores: list[float] = []
-        for start in range(0, len(found), _BATCH_SIZE):
-            part = slice(start, start + _BATCH_SIZE)
-            scores += self._score(pixels, found[part], wanted[part])
+        kept: dict[Any, Any] = {}
+        for start in range(0, len(found), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            scores += self._score(pixels, found[part], wanted[part], kept)
         return scores[0] if one_text and is_one_region(regions, pixels.shape[:2]) else scores
 
     def save_pretrained(
@@ -300,17 +346,28 @@ class Captioner(ABC):
             model=self.model,
             tokenizer=self.tokenizer,
             dtype=dtype,
+            layout=self.layout,
+            texts=self.texts(),
         )
+
+    def texts(self) -> dict[str, str]:
+        """Further files of the model's folder, by name."""
+        return {}
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, model_id: str | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        model_id: str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Self:
-        """Load what :meth:`save_pretrained` wrote.
+        """Load what :meth:`save_pretrained` wrote, or a published checkpoint of this model.
 
         Args:
             folder: the folder.
             model_id: name for people; the folder's by default.
+            dtype: floating-point type of the weights in memory; None for the model's own choice.
 
         Raises:
             FileNotFoundError: the folder or one of its files is missing.
@@ -322,34 +379,71 @@ class Captioner(ABC):
                 f"model: {os.fspath(folder)!r} holds a {values['model_type']!r}, "
                 f"expected {cls.model_type!r}"
             )
-        captioner = cls(
-            cls.config_class.from_dict(values),
-            Tokenizer.from_file(folder),
-            model_id=model_id or Path(folder).resolve().name,
-        )
-        checkpoint.load_weights(captioner.model, folder)
+        captioner = cls.without_weights(Path(folder), cls.config_class.from_dict(values), dtype)
+        captioner.model_id = model_id or Path(folder).resolve().name
+        load_weights(captioner.model, folder, cls.layout)
+        return captioner
+
+    @classmethod
+    def without_weights(cls, folder: Path, config: Any, dtype: torch.dtype | None) -> Self:
+        """Build the captioner of a folder, in this dtype, from everything but the weights."""
+        captioner = cls(config, Tokenizer.from_file(folder))
+        captioner.model.to(dtype)
         return captioner
 
     # ---- inside ----
 
     def _load_image(self, image: Any) -> RgbImage:
-        is_path = isinstance(image, (str, os.PathLike))
-        if isinstance(image, (list, tuple)) or (
-            is_path and os.fspath(image).lower().endswith(_VIDEO_SUFFIXES)
-        ):
+        if isinstance(image, (list, tuple)):
             raise NotImplementedError(
-                f"image: {self.model_id} describes single images, not video; the models that will "
-                "(nvidia/DAM-3B-Video, HaochenWang/GAR-1B, HaochenWang/GAR-8B) are not "
-                "implemented yet. Pass one frame"
+                f"image: {self.model_id} takes a single image here, not the frames of a video; "
+                "pass one frame"
+            )
+        is_path = isinstance(image, (str, os.PathLike))
+        if is_path and os.fspath(image).lower().endswith(_VIDEO_SUFFIXES):
+            raise NotImplementedError(
+                "image: video files are not read yet; pass a list of frames to a model that "
+                "describes video (HaochenWang/GAR-1B, HaochenWang/GAR-8B), or one frame"
             )
         return load_image(image)
 
-    def _run(self, requests: Sequence[RegionRequest], sampling: Sampling) -> list[Description]:
+    def _video(
+        self, frames: Sequence[ImageSource], regions: Any, prompt: str | None
+    ) -> tuple[VideoRequest, bool]:
+        """The request, and whether it is about one object."""
+        if not self.max_frames:
+            raise NotImplementedError(
+                f"image: {self.model_id} describes single images, not video; HaochenWang/GAR-1B "
+                "and HaochenWang/GAR-8B do. Pass one frame"
+            )
+        if not frames:
+            raise ValueError("image: expected at least one frame, got none")
+        images = tuple(load_image(frame) for frame in frames)
+        size = images[0].shape[:2]
+        if not isinstance(regions, (list, tuple)) and not hasattr(regions, "shape"):
+            raise TypeError(
+                "regions: of a video, expected a list with a region for each frame, "
+                f"got {type(regions).__name__}"
+            )
+        given = list(regions)
+        one = all(region is None or is_one_region(region, size) for region in given)
+        objects = tuple(
+            tuple(_region_or_none(region, size) for region in regions_of_one)
+            for regions_of_one in ([given] if one else given)
+        )
+        return VideoRequest(images, objects, prompt), one
+
+    def _run(
+        self, requests: Sequence[RegionRequest | VideoRequest], sampling: Sampling
+    ) -> list[Description]:
         generator = sampling.generator(self.device)
         return [d for request in requests for d in self._generate(request, sampling, generator)]
 
     def _generate(
-        self, request: RegionRequest, sampling: Sampling, generator: torch.Generator | None
+        self,
+        request: RegionRequest | VideoRequest,
+        sampling: Sampling,
+        generator: torch.Generator | None,
     ) -> list[Description]:
         start = time.perf_counter()
         prompts = self._encode(request)
@@ -372,18 +466,18 @@ class Captioner(ABC):
                 token_logprobs=tuple(answer.logprobs),
                 finish_reason=answer.finish_reason,
                 timings=timings,
-                image=request.image,
+                image=image,
             )
-            for region, answer in zip(request.regions, generated, strict=not request.joint)
+            for (image, region), answer in zip(_subjects(request), generated, strict=False)
         ]
 
     def _stream(
-        self, requests: Sequence[RegionRequest], sampling: Sampling
+        self, requests: Sequence[RegionRequest | VideoRequest], sampling: Sampling
     ) -> Iterator[tuple[int, str]]:
         generator = sampling.generator(self.device)
         first = 0
         for request in requests:
-            texts = [_Stripped() for _ in request.regions]
+            texts = [_Stripped() for _ in _subjects(request)]
             pieces = language.stream_text(
                 self.decoder,
                 self._encode(request),
@@ -395,20 +489,24 @@ class Captioner(ABC):
             for token, text in pieces:
                 if piece := texts[token.index].put(text):
                     yield first + token.index, piece
-            first += len(request.regions)
+            first += len(texts)
 
     def _score(
-        self, image: RgbImage, regions: Sequence[Region], texts: Sequence[str]
+        self,
+        image: RgbImage,
+        regions: Sequence[Region],
+        texts: Sequence[str],
+        kept: dict[Any, Any],
     ) -> list[float]:
         unique = {id(region): region for region in regions}
         order = {key: index for index, key in enumerate(unique)}
-        prompts = self._encode(RegionRequest(image, tuple(unique.values())))
+        prompts = self._encode(RegionRequest(image, tuple(unique.values()), kept=kept))
         with torch.inference_mode():
             prompts = prompts.select([order[id(region)] for region in regions])
             scores = language.score(self.decoder, self.append_text(prompts, texts))
         return [float(value) for value in scores]
 
-    def _encode(self, request: RegionRequest) -> PackedPrompts:
+    def _encode(self, request: RegionRequest | VideoRequest) -> PackedPrompts:
         """Prompts in evaluation mode, without autograd; a model in training goes back to it."""
         training = [module for module in self.model.modules() if module.training]
         for module in training:
@@ -419,6 +517,30 @@ class Captioner(ABC):
         finally:
             for module in training:
                 module.training = True
+
+
+def _region_or_none(region: Any, size: tuple[int, int]) -> Region | None:
+    """A region of one frame; None if it is None or a mask without a pixel."""
+    if region is None:
+        return None
+    if len(getattr(region, "shape", ())) >= 2 and not region.any():
+        return None
+    return as_regions([region], size)[0]
+
+
+def _subjects(request: RegionRequest | VideoRequest) -> list[tuple[RgbImage, Region]]:
+    """What each answer is about; of an object in a video, the frame that shows most of it."""
+    if isinstance(request, RegionRequest):
+        return [(request.image, region) for region in request.regions]
+    found = []
+    for regions in request.objects:
+        seen = [
+            (frame, region)
+            for frame, region in zip(request.frames, regions, strict=True)
+            if region is not None
+        ]
+        found.append(max(seen, key=lambda pair: pair[1].area))
+    return found
 
 
 class _Stripped:

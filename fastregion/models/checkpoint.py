@@ -1,28 +1,27 @@
-"""A captioner's folder: ``config.json``, ``model.safetensors``, ``tokenizer.json``.
+"""A captioner's folder: ``config.json``, weights (see ``weights.py``), ``tokenizer.json`` and more.
 
-Weights are safetensors only: nothing in such a folder is ever executed.
+Nothing in such a folder is ever executed.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from torch import nn
 
 from fastregion.language import Tokenizer
+from fastregion.models.weights import OWN_NAMES, WEIGHTS, Layout, save_weights
 
-__all__ = ["load_weights", "read_config", "save_folder"]
+__all__ = ["read_config", "save_folder"]
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CONFIG = "config.json"
 _MAX_CONFIG_BYTES = 1 << 20  # far above any honest one
 
 
@@ -33,12 +32,14 @@ def save_folder(
     model: nn.Module,
     tokenizer: Tokenizer,
     dtype: torch.dtype | None = None,
+    layout: Layout = OWN_NAMES,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a captioner's folder.
 
     Each file appears whole or not at all; ``config.json``, without which a folder cannot be loaded,
-    comes last. Other files in the folder are left alone. Weights shared by two parameters are
-    stored once.
+    comes last. Other files in the folder are left alone, except for weights that would be read
+    instead of these. Weights shared by two parameters are stored once.
 
     Args:
         folder: made if it does not exist.
@@ -46,6 +47,8 @@ def save_folder(
         model: the module whose weights are saved; not modified.
         tokenizer: saved in the format of the tokenizers library.
         dtype: floating-point type to store weights in; None keeps theirs.
+        layout: how the file calls the parameters.
+        texts: further files by name.
 
     Raises:
         NotADirectoryError: ``folder`` is a file.
@@ -54,18 +57,21 @@ def save_folder(
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"folder: {str(target)!r} is a file")
     target.mkdir(parents=True, exist_ok=True)
-    if dtype is not None:
-        model = copy.deepcopy(model).to(dtype)
     # Inside the target, so that moving a finished file is a rename within one file system.
     with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as scratch:
-        save_model(model, os.path.join(scratch, WEIGHTS), metadata={"format": "pt"})
+        weights = save_weights(model, scratch, layout, dtype=dtype)
         tokenizer.save(scratch)
+        for name, text in (texts or {}).items():
+            Path(scratch, name).write_text(text, encoding="utf-8")
         text = json.dumps(config, indent=2, sort_keys=True)
         Path(scratch, CONFIG).write_text(text + "\n", encoding="utf-8")
-        # safetensors makes files that only their owner can read.
-        shutil.copymode(os.path.join(scratch, CONFIG), os.path.join(scratch, WEIGHTS))
-        for name in (WEIGHTS, TOKENIZER, CONFIG):
+        others = sorted({path.name for path in Path(scratch).iterdir()} - {*weights, CONFIG})
+        for name in (*weights, *others, CONFIG):
+            # safetensors makes files that only their owner can read.
+            shutil.copymode(os.path.join(scratch, CONFIG), os.path.join(scratch, name))
             os.replace(os.path.join(scratch, name), target / name)
+        if WEIGHTS not in weights:
+            (target / WEIGHTS).unlink(missing_ok=True)
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -85,20 +91,6 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ValueError(f"model: {str(path)!r} must be a JSON object with a model_type")
     return config
-
-
-def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Copy ``model.safetensors`` into the model's parameters, in their dtype and device.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or its names and shapes are not exactly the model's.
-    """
-    path = _existing(folder, WEIGHTS)
-    try:
-        load_model(model, path, strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"model: {str(path)!r} does not fit the model: {error}") from error
 
 
 def _existing(folder: str | os.PathLike[str], name: str) -> Path:

@@ -7,7 +7,7 @@ import numbers
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from fastregion.images import RgbImage
 from fastregion.language import EarlyStopping
 from fastregion.regions import Region
 
-__all__ = ["RegionRequest", "Sampling", "check_int", "is_one_region"]
+__all__ = ["RegionRequest", "Sampling", "VideoRequest", "check_int", "is_one_region"]
 
 _PLACEHOLDER = re.compile(r"<Prompt(\d+)>")
 
@@ -35,6 +35,8 @@ class RegionRequest:
             are named ``<Prompt0>``, ``<Prompt1>``, ... in it.
         joint: if False, every region gets a prompt (and an answer) of its own, in which it is
             ``<Prompt0>``; if True, one prompt speaks about all regions.
+        share: prompts may share one image with all their regions marked in it.
+        kept: what the model keeps of the image between the parts of this request.
 
     Raises:
         TypeError: a field of another type or dtype.
@@ -46,6 +48,8 @@ class RegionRequest:
     regions: tuple[Region, ...]
     instruction: str | None = None
     joint: bool = False
+    share: bool = False
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         shape, dtype = np.shape(self.image), getattr(self.image, "dtype", None)
@@ -63,20 +67,7 @@ class RegionRequest:
                     f"regions: region {index} must have size {shape[:2]} (height, width) to match "
                     f"the image, got {region.size}"
                 )
-        self._check_instruction()
-
-    def _check_instruction(self) -> None:
-        if self.instruction is None:
-            return
-        if not isinstance(self.instruction, str):
-            raise TypeError(f"prompt: expected str or None, got {type(self.instruction).__name__}")
-        if not self.instruction.strip():
-            raise ValueError("prompt: is blank; leave it out for the default description")
-        known = len(self.regions) if self.joint else 1
-        for number in _PLACEHOLDER.findall(self.instruction):
-            if int(number) >= known:
-                where = "regions were given" if self.joint else "region is described at a time"
-                raise ValueError(f"prompt: names <Prompt{number}>, but only {known} {where}")
+        _check_instruction(self.instruction, len(self.regions) if self.joint else None)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,6 +79,58 @@ class RegionRequest:
         step = len(self.regions) if self.joint else batch_size
         for start in range(0, len(self.regions), step):
             yield replace(self, regions=self.regions[start : start + step])
+
+
+@dataclass(frozen=True, eq=False)
+class VideoRequest:
+    """Frames of a video, objects in it and what to say about them.
+
+    Attributes:
+        frames: uint8 RGB ``[H, W, 3]``, all of one size.
+        objects: for each object its region in every frame, or None where it is not to be seen.
+        instruction: as for :class:`RegionRequest`; each object is described by itself.
+
+    Raises:
+        ValueError: no frame, frames or regions of several sizes, another number of regions than
+            frames, an object that is in no frame, or a bad instruction.
+    """
+
+    frames: tuple[RgbImage, ...]
+    objects: tuple[tuple[Region | None, ...], ...]
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.frames:
+            raise ValueError("image: expected at least one frame, got none")
+        size = self.frames[0].shape
+        for index, frame in enumerate(self.frames):
+            if frame.shape != size:
+                raise ValueError(
+                    f"image: all frames must be of size {size[:2]}, got {frame.shape[:2]} "
+                    f"at {index}"
+                )
+        if not self.objects:
+            raise ValueError("regions: expected at least one object, got none")
+        for regions in self.objects:
+            if len(regions) != len(self.frames):
+                raise ValueError(
+                    f"regions: expected one for each of {len(self.frames)} frames, "
+                    f"got {len(regions)}"
+                )
+            if all(region is None for region in regions):
+                raise ValueError("regions: an object must be in at least one frame, got no pixel")
+            for region in regions:
+                if region is not None and region.size != size[:2]:
+                    raise ValueError(
+                        f"regions: must have size {size[:2]} (height, width) to match the frames, "
+                        f"got {region.size}"
+                    )
+        _check_instruction(self.instruction, None)
+
+    def split(self, batch_size: int) -> Iterator[VideoRequest]:
+        """The same request in parts of at most ``batch_size`` objects."""
+        for start in range(0, len(self.objects), batch_size):
+            yield replace(self, objects=self.objects[start : start + batch_size])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,3 +221,19 @@ def check_int(name: str, value: Any, *, at_least: int) -> None:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
     if value < at_least:
         raise ValueError(f"{name}: must be at least {at_least}, got {value}")
+
+
+def _check_instruction(instruction: str | None, num_regions: int | None) -> None:
+    """``num_regions`` of a joint prompt, None where each region has its own."""
+    if instruction is None:
+        return
+    if not isinstance(instruction, str):
+        raise TypeError(f"prompt: expected str or None, got {type(instruction).__name__}")
+    if not instruction.strip():
+        raise ValueError("prompt: is blank; leave it out for the default description")
+    known, where = 1, "region is described at a time"
+    if num_regions is not None:
+        known, where = num_regions, f"region{'s were' if num_regions > 1 else ' was'} given"
+    for number in _PLACEHOLDER.findall(instruction):
+        if int(number) >= known:
+            raise ValueError(f"prompt: names <Prompt{number}>, but only {known} {where}")

@@ -99,6 +99,16 @@ _OPERATORS = (
         differentiable=("weight", "bias", "add_to"),
     ),
     Operator(
+        name="gated_residual_norm",
+        contract=(
+            "x, branch [..., C], gate [1] or [C], norm_weight, norm_bias [C] -> y, normed "
+            "[..., C]: a gated residual and the layer norm after it in one pass"
+        ),
+        native=("cpu", "cuda"),
+        native_backward=("cpu", "cuda"),
+        differentiable=("x", "branch", "gate", "norm_weight", "norm_bias"),
+    ),
+    Operator(
         name="pack_tokens",
         contract=(
             "prompts of token ids, embedding [V, D], tokens per placeholder id -> embeddings "
@@ -107,6 +117,32 @@ _OPERATORS = (
         native=("cpu", "cuda"),
         native_backward=("cpu", "cuda"),
         differentiable=("embedding", "tokens"),
+    ),
+    Operator(
+        name="cross_attention",
+        contract=(
+            "q [B, Nq, H, D], k, v [B, Nk, Hkv, D] or packed with cu_seqlens, key_bias [B, Nk] -> "
+            "out like q, logsumexp [B, Nq, H]: streaming softmax attention"
+        ),
+        native=("cpu", "cuda"),
+        native_backward=("cpu", "cuda"),
+        differentiable=("q", "k", "v", "key_bias"),
+    ),
+    Operator(
+        name="append_kv_",
+        contract=(
+            "keys and values of S rows in blocks of 16 columns, k_new and v_new [T, KV, D], rows "
+            "[T], columns [T]: tokens written into the cache"
+        ),
+        native=("cpu", "cuda"),
+    ),
+    Operator(
+        name="decode_attention",
+        contract=(
+            "q [T, H, D], keys and values of S rows in blocks of 16 columns, lengths [N] -> "
+            "[T, H, D], logsumexp [T, H]: new tokens against a cache, with shared prefixes"
+        ),
+        native=("cpu", "cuda"),
     ),
     Operator(
         name="pack_bits",

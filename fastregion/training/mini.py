@@ -34,9 +34,9 @@ from torch.nn import functional as F
 
 from fastregion.language import IGNORED_LABEL, Tokenizer
 from fastregion.models.auto import BUILT_IN
-from fastregion.models.checkpoint import WEIGHTS
 from fastregion.models.mini import MiniCaptioner, MiniConfig
 from fastregion.models.mini.modeling import MiniModel
+from fastregion.models.weights import WEIGHTS
 from fastregion.scenes import EVALUATION_SEEDS
 from fastregion.training.averaging import SharedAverage
 from fastregion.training.mini_data import Batch, SampleStream

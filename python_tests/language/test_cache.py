@@ -1,62 +1,88 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fastregion.language.cache import KVCache
+from fastregion.ops import append_kv_, unpack_kv
 
 
-def filled(lengths: list[int]) -> KVCache:
+def filled(
+    lengths: list[int], prefix: KVCache | None = None, prefix_of: tuple[int, ...] = ()
+) -> KVCache:
     """A cache whose keys and values name their sequence."""
     cache = KVCache(
         num_layers=2,
         num_kv_heads=1,
-        head_dim=4,
+        head_dim=8,
         lengths=lengths,
         positions=torch.tensor(lengths),
         dtype=torch.float32,
+        prefix=prefix,
+        prefix_of=prefix_of,
     )
-    for layer in cache.layers:
+    for keys, values in cache.layers:
         for row, length in enumerate(lengths):
-            layer[row, :, :, cache.length - length : cache.length] = row + 1
+            new = torch.full((length, 1, 8), row + 1.0)
+            rows = torch.full((length,), row)
+            append_kv_(keys, values, new, -new, rows, torch.arange(length))
     return cache
 
 
-def test_sequences_end_together_and_padding_is_masked() -> None:
+def owners(cache: KVCache, layer: int) -> list[list[float]]:
+    """Whose columns each sequence sees, by the keys; values are their negatives."""
+    keys, values = unpack_kv(*cache.layers[layer])
+    seen = []
+    for row, length in zip(cache.rows.tolist(), cache.lengths.tolist(), strict=True):
+        own: Tensor = keys[row, 0, :length, 0]
+        assert torch.equal(values[row, 0, :length, 0], -own)
+        seen.append(own.tolist())
+    return seen
+
+
+def test_every_sequence_fills_its_row_from_the_first_column() -> None:
     cache = filled([2, 5, 4])
-    assert cache.length == 5
-    assert cache.start == 0
-    assert cache.mask is not None
-    hidden = cache.mask[:, 0, 0, :5].isinf()
-    assert hidden.sum(-1).tolist() == [3, 0, 1]
-    assert filled([3, 3]).mask is None
+    assert cache.batch_size == 3
+    assert cache.lengths.tolist() == [2, 5, 4]
+    assert owners(cache, 0) == [[1, 1], [2] * 5, [3] * 4]
+    assert cache.prefix(0) is None
 
 
-def test_removing_moves_the_last_sequences_into_the_gaps() -> None:
+def test_removing_moves_nothing() -> None:
     cache = filled([2, 5, 4, 3])
-    buffer = cache.layers[0]
-    assert cache.remove([3, 0]) == [2, 1]
+    buffer = cache.layers[0][0]
+    assert cache.remove([3, 0]) == [1, 2]
     assert cache.batch_size == 2
-    assert cache.positions.tolist() == [4, 5]
-    assert cache.layers[1][:, 0, 0, 4, 0].tolist() == [3, 2]
-    assert cache.mask is not None
-    assert cache.mask[:, 0, 0, :5].isinf().sum(-1).tolist() == [1, 0]
-    assert cache.layers[0].data_ptr() == buffer.data_ptr()  # in place
+    assert cache.positions.tolist() == [5, 4]
+    assert owners(cache, 1) == [[2] * 5, [3] * 4]
+    assert cache.layers[0][0].data_ptr() == buffer.data_ptr()
     assert cache.remove([1]) == [0]
-    assert cache.start == 1  # the column that only the longest sequence used is no longer read
-    assert cache.mask is None
+    assert owners(cache, 0) == [[2] * 5]
     assert cache.remove([0]) == []
 
 
-def test_growing_keeps_what_is_there_and_the_mask() -> None:
+def test_growing_keeps_what_is_there() -> None:
     cache = filled([2, 3])
-    before = [layer[..., : cache.length, :].clone() for layer in cache.layers]
-    room = cache.capacity - cache.length
-    cache.reserve(room)
-    assert cache.capacity == cache.length + room  # it fitted
-    cache.reserve(room + 1)
-    assert cache.capacity >= cache.length + room + 1
-    for old, layer in zip(before, cache.layers, strict=True):
-        assert torch.equal(layer[..., : cache.length, :], old)
-        assert not layer[..., cache.length :, :].any()
-    assert cache.mask is not None
-    assert cache.mask.shape[-1] == cache.capacity
+    capacity = cache.capacity
+    for _ in range(capacity - 3):
+        cache.advance()
+    assert cache.capacity == capacity  # it fitted
+    cache.advance()
+    assert cache.capacity > capacity
+    assert cache.lengths.tolist() == [capacity, capacity + 1]
+    assert cache.positions.tolist() == cache.lengths.tolist()
+    assert cache.highest_position == capacity + 1
+    keys, values = unpack_kv(*cache.layers[1])
+    assert keys[1, 0, :3, 0].tolist() == [2, 2, 2]
+    assert values[1, 0, :3, 0].tolist() == [-2, -2, -2]
+
+
+def test_prefixes_stay_with_their_sequences() -> None:
+    prefix = filled([6, 7])
+    cache = filled([1, 1, 1], prefix, (1, 0, 1))
+    assert cache.remove([0]) == [1, 2]
+    shared = cache.prefix(1)
+    assert shared is not None
+    assert shared.of.tolist() == [0, 1]
+    assert shared.lengths.tolist() == [6, 7]
+    assert shared.keys is prefix.layers[1][0]

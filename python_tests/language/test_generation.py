@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fastregion.language import (
     Token,
     append_tokens,
     generate,
+    pack,
     stream,
     token_logprobs,
 )
@@ -164,6 +166,46 @@ def test_nan_is_an_error_that_names_the_prompt(
     prompts.embeddings[12] = float("nan")  # in prompt 2
     with pytest.raises(FloatingPointError, match="NaN for prompt 2 at new token 0"):
         greedy(make_decoder(), prompts, temperature=temperature)
+
+
+def continued(
+    prefixes: PackedPrompts, prompts: PackedPrompts, prefix_of: list[int]
+) -> tuple[PackedPrompts, PackedPrompts]:
+    """The prompts with positions that go on from their prefixes, and the two as one prompt each."""
+    begins, ends = prompts.cu_seqlens[:-1].tolist(), prompts.cu_seqlens[1:].tolist()
+    positions = prompts.positions.clone()
+    whole = []
+    for begin, end, index in zip(begins, ends, prefix_of, strict=True):
+        prefix = prefixes.select([index])
+        positions[begin:end] += prefix.total_tokens
+        whole.append(torch.cat((prefix.embeddings, prompts.embeddings[begin:end])))
+    return replace(prompts, positions=positions), pack(whole)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_shared_prefixes_change_nothing(make_decoder: Make, make_prompts: Make, kind: str) -> None:
+    decoder, prefix_of = make_decoder(kind), [1, 0, 1, 1, 2]
+    prefixes = make_prompts((6, 19, 1), seed=1)
+    prompts, whole = continued(prefixes, make_prompts(), prefix_of)
+    shared = greedy(decoder, prompts, prefixes=prefixes, prefix_of=prefix_of)
+    for actual, expected in zip(shared, greedy(decoder, whole), strict=True):
+        assert actual.token_ids == expected.token_ids
+        assert actual.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prefix_of", "message"),
+    [
+        (None, "must be given together with prefix_of"),
+        ([0], "must name a prefix for each of 5 prompts, got 1 numbers"),
+        ([0, 1, 2, 0, 0], r"must be in 0\.\.1, got 2 for prompt 2"),
+    ],
+)
+def test_prefixes_that_do_not_fit(
+    make_decoder: Make, make_prompts: Make, prefix_of: list[int] | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        greedy(make_decoder(), make_prompts(), prefixes=make_prompts((3, 4)), prefix_of=prefix_of)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

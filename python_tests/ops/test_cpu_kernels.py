@@ -12,6 +12,11 @@ from torch import Tensor
 
 from fastregion._native import native_module
 from fastregion.ops import (
+    SharedPrefix,
+    append_kv_,
+    cross_attention,
+    decode_attention,
+    empty_kv,
     mask_encode,
     mask_patch_embed,
     mask_resize,
@@ -74,6 +79,29 @@ def run_all(backend: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor
     sources = [randn(300, 645), randn(700, 645)]
     rows = torch.randint(1000, (2000,), generator=generator)
     yield from with_gradients(pack_rows(sources, rows, backend=backend), *sources)
+
+    with torch.no_grad():
+        lengths, of = torch.tensor([700, 33, 9]).int(), torch.tensor([1, 0, 1]).int()
+        buffers = [empty_kv(count, 2, 704, 72, dtype=dtype) for count in (3, 2)]
+        for keys, values in buffers:
+            every = len(keys) * 704
+            places = torch.arange(every) // 704, torch.arange(every) % 704
+            new = randn(every, 2, 72), randn(every, 2, 72)
+            append_kv_(keys, values, *new, *places, backend=backend)
+        prefix = SharedPrefix(*buffers[1], torch.tensor([600, 301]).int(), of)
+        attended = decode_attention(
+            randn(3, 6, 72), *buffers[0], lengths, prefix=prefix, backend=backend
+        )
+    yield from attended
+
+    # More keys than are worked on at once; later ones raise a query's largest score.
+    attended = [randn(2, 67, 4, 72), randn(2, 650, 2, 72), randn(2, 650, 2, 72)]
+    with torch.no_grad():
+        attended[1][:, 600:] *= 3
+    bias = torch.randn(2, 650, generator=generator).requires_grad_()
+    out, logsumexp = cross_attention(*attended, bias, causal=True, backend=backend)
+    yield logsumexp.detach()
+    yield from with_gradients(out, *attended, bias)
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])

@@ -20,10 +20,15 @@ REFUSED = {
     "own lane not in mask": "lane .* is not in its own mask",
     "reads outside mask": "lane .* reads lane 20, which is not in the mask",
     "different operations": "are in different warp operations: .*__shfl_",
+    "copy not waited for": "ends with 1 asynchronous copies that it has not waited for",
+    "copy misaligned": r"cp.async at faults.cu:\d+:\d+: an address is not a multiple of 16",
+    "half warp at matrices": "in different warp operations: .*(ldmatrix .*_shfl|_shfl.* ldmatrix)",
+    "product and matrices": "in different warp operations: .*(ldmatrix .* mma|mma .* ldmatrix)",
     "shared too small": "the kernel needs 264 bytes, launched with 263",
 }
 # What shows in the sums.
-WRONG = ("missing barrier", "blocks collide")
+POISONED = ("missing barrier", "copy read early")
+WRONG = (*POISONED, "blocks collide")
 # What a sanitizer says: the build, and a word of its report.
 REPORTED = {
     "out of bounds": ("ADDRESS", "heap-buffer-overflow"),
@@ -32,6 +37,7 @@ REPORTED = {
     "missing barrier": ("THREAD", "data race"),
     "reuse without barrier": ("THREAD", "data race"),
     "lost update": ("THREAD", "data race"),
+    "copy read early": ("THREAD", "data race"),
 }
 
 
@@ -65,8 +71,9 @@ def test_refused_and_the_next_launch_works(schedule: str, name: str) -> None:
 
 
 @pytest.mark.skipif(simt_module.SANITIZER == "THREAD", reason="the race ends the process")
-def test_a_missing_barrier_reads_the_poison(schedule: str) -> None:
-    assert all(math.isnan(value) for value in run("missing barrier"))
+@pytest.mark.parametrize("name", POISONED)
+def test_what_is_not_there_yet_is_poison(schedule: str, name: str) -> None:
+    assert all(math.isnan(value) for value in run(name))
 
 
 def test_colliding_blocks_differ_between_orders() -> None:

@@ -1,0 +1,300 @@
+// CPU side of cross_attention; the equations are in the header, the loops in cross_attention.inc.
+//
+// A work item of the forward pass is a block of queries of one head of one sequence, of the
+// gradient a key-value head of a sequence. Its keys and values are packed once in the accumulation
+// type, transposed and zero-padded, and stay in the L2 cache (0.5 MB for 729 keys of width 72)
+// while the blocks pass by; only keys that are seen are packed, so hidden ones cost nothing.
+// Arithmetic is 4 * queries * keys * width operations a head, 10 for the gradient, of which nearly
+// all are register-tiled multiply-adds.
+//
+// Items never share an output, and what is summed over items is summed in their order: the bits do
+// not depend on the number of threads.
+#include "attention/cross_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <numbers>
+#include <type_traits>
+#include <vector>
+
+#include "attention/attention_head.h"
+#include "core/error.h"
+#include "core/isa.h"
+#include "core/parallel.h"
+
+#define FASTREGION_ISA_SOURCE "attention/cross_attention.inc"
+#include "core/for_each_isa.h"
+
+namespace fastregion::cpu {
+namespace {
+
+// A thread should get at least this many multiply-adds.
+constexpr int64_t kWorkPerThread = 1 << 20;
+constexpr int64_t kLineBytes = 64;    // the widest vector
+constexpr int64_t kWidestPanel = 64;  // columns
+
+// Zeros on a vector boundary.
+template <class Real>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size)
+      : lines_(static_cast<size_t>((size * int64_t{sizeof(Real)} + kLineBytes - 1) / kLineBytes)) {}
+  Real* data() { return reinterpret_cast<Real*>(lines_.data()); }
+
+ private:
+  struct alignas(kLineBytes) Line {
+    char bytes[kLineBytes];
+  };
+  std::vector<Line> lines_;
+};
+
+struct Sequence {
+  int64_t batch, first_query, num_queries, first_key, num_keys;
+};
+
+Sequence sequence_of(const CrossAttentionParams& p, int64_t s) {
+  if (p.query_bounds == nullptr) return {s, 0, p.num_queries, 0, p.num_keys};
+  const int64_t query = p.query_bounds[s], key = p.key_bounds[s];
+  return {0, query, p.query_bounds[s + 1] - query, key, p.key_bounds[s + 1] - key};
+}
+
+int64_t most_keys(const CrossAttentionParams& p) {
+  int64_t most = 0;
+  for (int64_t s = 0; s < p.num_sequences; ++s) most = std::max(most, sequence_of(p, s).num_keys);
+  return most;
+}
+
+int64_t blocks_of(const Sequence& sequence) {
+  return (sequence.num_queries + kQueryBlock - 1) / kQueryBlock;
+}
+
+template <class T>
+HeadRows<T> head_rows(const AttentionTensor& tensor, int64_t batch, int64_t token, int64_t head) {
+  return {static_cast<T*>(tensor.data) + batch * tensor.batch_stride + token * tensor.token_stride +
+              head * tensor.head_stride,
+          tensor.token_stride};
+}
+
+// Elements of one row of a packed matrix, for the widest vector.
+template <class Real>
+int64_t widest_row(const CrossAttentionParams& p) {
+  constexpr int64_t kLanes = kLineBytes / int64_t{sizeof(Real)};
+  return (p.width + kLanes - 1) / kLanes * kLanes;
+}
+
+// The keys of one head, of one sequence after the other.
+template <class T>
+class Head {
+ public:
+  using Real = accumulate_t<T>;
+
+  Head(const CrossAttentionParams& params, bool gradient)
+      : params_(params),
+        gradient_(gradient),
+        capacity_(most_keys(params) + kWidestPanel),
+        bias_(capacity_),
+        row_(widest_row<Real>(params)),
+        keys_(capacity_ * widest_row<Real>(params)),
+        values_(capacity_ * widest_row<Real>(params)),
+        key_rows_(gradient ? capacity_ * widest_row<Real>(params) : 0),
+        visible_(static_cast<size_t>(kQueryBlock)) {}
+
+  // Does nothing where it is packed already.
+  void pack(int64_t s, int64_t kv_head) {
+    if (s != s_) choose_keys(s);
+    if (s == s_ && kv_head == kv_head_) return;
+    s_ = s;
+    kv_head_ = kv_head;
+    const auto keys =
+        head_rows<const T>(params_.key, sequence_.batch, sequence_.first_key, kv_head);
+    const auto values =
+        head_rows<const T>(params_.value, sequence_.batch, sequence_.first_key, kv_head);
+    FASTREGION_SELECT_ISA(pack_head<T>)
+    (keys, values, index_.data(), std::ssize(index_), params_.width, gradient_, row_.data(),
+     keys_.data(), values_.data(), key_rows_.data());
+  }
+
+  PackedKeys<Real> packed() {
+    return {.count = std::ssize(index_),
+            .bias = params_.key_bias == nullptr ? nullptr : bias_.data(),
+            .keys = keys_.data(),
+            .values = values_.data(),
+            .key_rows = key_rows_.data()};
+  }
+
+  // Queries of `head` from `first` on; the next call overwrites what it points to.
+  QueryRows<T> queries(int64_t head, int64_t first) {
+    const Sequence& q = sequence_;
+    const int64_t count = std::min(kQueryBlock, q.num_queries - first);
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t limit = first + r + 1 + q.num_keys - q.num_queries;
+      visible_[static_cast<size_t>(r)] =
+          params_.causal ? std::ranges::lower_bound(index_, limit) - index_.begin()
+                         : std::ssize(index_);
+    }
+    const int64_t token = q.first_query + first;
+    return {.count = count,
+            .visible = visible_.data(),
+            .query = head_rows<const T>(params_.query, q.batch, token, head),
+            .out = head_rows<const T>(params_.out, q.batch, token, head),
+            .logsumexp = static_cast<const Real*>(params_.logsumexp) + place(head, first),
+            .logsumexp_stride = params_.num_heads};
+  }
+
+  // Of a query in [batch, queries, heads].
+  int64_t place(int64_t head, int64_t query) const {
+    const int64_t token = sequence_.batch * params_.num_queries + sequence_.first_query + query;
+    return token * params_.num_heads + head;
+  }
+
+  const Sequence& sequence() const { return sequence_; }
+  const std::vector<int64_t>& index() const { return index_; }
+
+ private:
+  // Those whose bias is not -inf.
+  void choose_keys(int64_t s) {
+    sequence_ = sequence_of(params_, s);
+    index_.clear();
+    const Real* bias = static_cast<const Real*>(params_.key_bias);
+    if (bias != nullptr) bias += sequence_.batch * params_.bias_stride + sequence_.first_key;
+    for (int64_t j = 0; j < sequence_.num_keys; ++j) {
+      if (bias != nullptr) {
+        if (bias[j] == -std::numeric_limits<Real>::infinity()) continue;
+        bias_.data()[std::ssize(index_)] = bias[j] * std::numbers::log2e_v<Real>;
+      }
+      index_.push_back(j);
+    }
+  }
+
+  const CrossAttentionParams& params_;
+  bool gradient_;
+  int64_t capacity_;
+  Buffer<Real> bias_, row_, keys_, values_, key_rows_;
+  std::vector<int64_t> visible_, index_;
+  Sequence sequence_{};
+  int64_t s_ = -1, kv_head_ = -1;
+};
+
+template <class T>
+void forward(const CrossAttentionParams& p, int num_threads) {
+  using Real = accumulate_t<T>;
+  std::vector<int64_t> first_item = {0};  // of every sequence
+  for (int64_t s = 0; s < p.num_sequences; ++s)
+    first_item.push_back(first_item.back() + p.num_heads * blocks_of(sequence_of(p, s)));
+  const int64_t item_work = kQueryBlock * most_keys(p) * p.width;
+  const auto body = [&](int64_t begin, int64_t end) {
+    Head<T> keys(p, false);
+    Buffer<Real> scratch(kQueryBlock * (2 * widest_row<Real>(p) + kKeyBlock + kWidestPanel));
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t s = std::ranges::upper_bound(first_item, item) - first_item.begin() - 1;
+      const int64_t blocks = blocks_of(sequence_of(p, s));
+      const int64_t within = item - first_item[static_cast<size_t>(s)];
+      const int64_t head = within / blocks, first = within % blocks * kQueryBlock;
+      keys.pack(s, head / (p.num_heads / p.num_kv_heads));
+      const Sequence& sequence = keys.sequence();
+      const AttendedRows<T> to = {
+          .out = head_rows<T>(p.out, sequence.batch, sequence.first_query + first, head),
+          .logsumexp = static_cast<Real*>(p.logsumexp) + keys.place(head, first)};
+      FASTREGION_SELECT_ISA(attend<T>)
+      (keys.queries(head, first), to, keys.packed(), p.width, static_cast<Real>(p.scale),
+       scratch.data());
+    }
+  };
+  parallel_for(first_item.back(), kWorkPerThread / (item_work + 1) + 1, num_threads, body);
+}
+
+// Writes the sums of a key-value head, and zeros for the keys that nobody sees.
+template <class T>
+void store_rows(const accumulate_t<T>* sums, int64_t row, const std::vector<int64_t>& index,
+                int64_t num_keys, int64_t width, accumulate_t<T> factor, HeadRows<T> to) {
+  size_t next = 0;
+  for (int64_t j = 0; j < num_keys; ++j) {
+    T* out = to.data + j * to.stride;
+    if (next == index.size() || index[next] != j) {
+      std::fill_n(out, width, from_float<T>(0));
+      continue;
+    }
+    const accumulate_t<T>* from = sums + static_cast<int64_t>(next++) * row;
+    for (int64_t c = 0; c < width; ++c) out[c] = from_float<T>(factor * from[c]);
+  }
+}
+
+template <class T>
+void backward(const CrossAttentionParams& p, const CrossAttentionGradients& g, int num_threads) {
+  using Real = accumulate_t<T>;
+  const int64_t group = p.num_heads / p.num_kv_heads;
+  const int64_t bias_size = p.query_bounds == nullptr ? p.num_sequences * p.num_keys : p.num_keys;
+  // [kv heads, keys]: every item has its own part.
+  std::vector<Real> head_bias(
+      static_cast<size_t>(g.key_bias == nullptr ? 0 : p.num_kv_heads * bias_size));
+  const auto body = [&](int64_t begin, int64_t end) {
+    Head<T> keys(p, true);
+    const int64_t row = FASTREGION_SELECT_ISA(padded<Real>)(p.width);
+    const int64_t sums_size = (most_keys(p) + 1) * row;
+    Buffer<Real> scratch(kQueryBlock *
+                         (3 * widest_row<Real>(p) + 2 * (kGradientKeyBlock + kWidestPanel)));
+    Buffer<Real> key_sums(sums_size), value_sums(sums_size);
+    std::vector<Real> bias_sums(static_cast<size_t>(g.key_bias == nullptr ? 0 : most_keys(p)));
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t kv_head = item % p.num_kv_heads;
+      keys.pack(item / p.num_kv_heads, kv_head);
+      const Sequence& sequence = keys.sequence();
+      const int64_t count = std::ssize(keys.index());
+      std::fill_n(key_sums.data(), count * row, Real{0});
+      std::fill_n(value_sums.data(), count * row, Real{0});
+      std::ranges::fill(bias_sums, Real{0});
+      const KeyGradients<Real> sums = {.keys = key_sums.data(),
+                                       .values = value_sums.data(),
+                                       .bias = g.key_bias == nullptr ? nullptr : bias_sums.data()};
+      for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+        for (int64_t first = 0; first < sequence.num_queries; first += kQueryBlock) {
+          const int64_t token = sequence.first_query + first;
+          const Real* grad_logsumexp = static_cast<const Real*>(g.grad_logsumexp);
+          const GradientRows<T> to = {
+              .grad_out = head_rows<const T>(g.grad_out, sequence.batch, token, head),
+              .grad_logsumexp =
+                  grad_logsumexp == nullptr ? nullptr : grad_logsumexp + keys.place(head, first),
+              .query = head_rows<T>(g.query, sequence.batch, token, head)};
+          FASTREGION_SELECT_ISA(attend_backward<T>)
+          (keys.queries(head, first), to, keys.packed(), sums, p.width, static_cast<Real>(p.scale),
+           scratch.data());
+        }
+      }
+      store_rows(sums.keys, row, keys.index(), sequence.num_keys, p.width,
+                 std::numbers::ln2_v<Real>,
+                 head_rows<T>(g.key, sequence.batch, sequence.first_key, kv_head));
+      store_rows(sums.values, row, keys.index(), sequence.num_keys, p.width, Real{1},
+                 head_rows<T>(g.value, sequence.batch, sequence.first_key, kv_head));
+      if (g.key_bias == nullptr) continue;
+      Real* bias =
+          head_bias.data() + kv_head * bias_size + sequence.batch * p.num_keys + sequence.first_key;
+      for (size_t j = 0; j < keys.index().size(); ++j) bias[keys.index()[j]] = bias_sums[j];
+    }
+  };
+  const int64_t item_work = 2 * group * p.num_queries * most_keys(p) * p.width;
+  parallel_for(p.num_sequences * p.num_kv_heads, kWorkPerThread / (item_work + 1) + 1, num_threads,
+               body);
+  if (g.key_bias == nullptr) return;
+  Real* bias = static_cast<Real*>(g.key_bias);
+  std::fill_n(bias, bias_size, Real{0});
+  for (size_t k = 0; k < head_bias.size(); ++k)
+    bias[k % static_cast<size_t>(bias_size)] += head_bias[k];
+}
+
+}  // namespace
+
+void cross_attention(const CrossAttentionParams& params, int num_threads) {
+  dispatch_float(params.dtype, "cross_attention",
+                 [&](auto tag) { forward<typename decltype(tag)::type>(params, num_threads); });
+}
+
+void cross_attention_backward(const CrossAttentionParams& params,
+                              const CrossAttentionGradients& gradients, int num_threads) {
+  dispatch_float(params.dtype, "cross_attention_backward", [&](auto tag) {
+    backward<typename decltype(tag)::type>(params, gradients, num_threads);
+  });
+}
+
+}  // namespace fastregion::cpu

@@ -1,0 +1,333 @@
+"""Our attention inside transformers' own Llama and Qwen2 models, training and ``generate`` alike.
+
+    use_fastregion_attention(model)  # or from_pretrained(..., attn_implementation="fastregion")
+    model.generate(**inputs, past_key_values=AttentionCache())
+
+Without ``AttentionCache`` (no cache, or one of transformers' own) every call is one
+``ops.cross_attention``, differentiable. With it, keys and values live in preallocated buffers of
+the layout of ``ops.attention_cache``: a prompt is read by ``ops.cross_attention``, and what follows
+by ``ops.decode_attention``. Padded tokens are not stored. Sequences that begin alike can share that
+beginning:
+
+    prefix = AttentionCache()
+    model(**prefixes, past_key_values=prefix)           # G prefixes, padded on the left
+    model.generate(**whole, past_key_values=prefix.share([0, 0, 1]))  # 3 sequences in 2 groups
+
+where the first columns of ``whole`` are those of ``prefixes``.
+
+Attention dropout, sliding windows, soft caps, attention maps, several sequences in one row and
+hand-made 4-D masks are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fastregion._torchvision_guard import import_transformers
+from fastregion.ops import append_kv_, cross_attention, decode_attention
+from fastregion.ops.attention_cache import KV_BLOCK, empty_kv
+from fastregion.ops.decode_attention import SharedPrefix
+
+_cache_utils: Any = import_transformers("cache_utils")
+_masking_utils: Any = import_transformers("masking_utils")
+_modeling_utils: Any = import_transformers("modeling_utils")
+
+__all__ = ["ATTENTION", "AttentionCache", "use_fastregion_attention"]
+
+ATTENTION = "fastregion"
+"""The name of our attention in transformers (``attn_implementation``)."""
+
+_GROWTH = 256  # columns added when the buffers are full
+_PLAIN_MASKS = (
+    None,
+    _masking_utils.causal_mask_function,
+    _masking_utils.bidirectional_mask_function,
+)
+_REFUSED = ("sliding_window", "softcap", "position_bias", "s_aux")  # when not None
+
+
+def use_fastregion_attention(model: nn.Module) -> None:
+    """Switch a transformers model to our attention.
+
+    Raises:
+        TypeError: not a transformers model.
+        NotImplementedError: sliding-window layers.
+    """
+    config: Any = getattr(model, "config", None)
+    if not hasattr(model, "set_attn_implementation"):
+        raise TypeError(f"model: expected a transformers model, got {type(model).__name__}")
+    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if windows:
+        raise NotImplementedError(
+            f"model: only full attention is supported, got layer types {sorted(windows)}"
+        )
+    cast(Any, model).set_attn_implementation(ATTENTION)
+
+
+class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
+    """Keys and values of one layer; ``seen`` counts columns as the model does, with padding."""
+
+    is_sliding = False
+    is_croppable = False
+
+    def __init__(self, prefix: _Layer | None = None, prefix_of: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.seen = 0
+        self.lengths: Tensor | None = None  # int32 [B], tokens stored of each sequence
+        self._prefix = prefix
+        self._prefix_of = prefix_of
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        batch_size, kv_heads, count, width = key_states.shape
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values = empty_kv(
+            batch_size, kv_heads, count + _GROWTH, width, dtype=self.dtype, device=self.device
+        )
+        self.lengths = torch.zeros(batch_size, dtype=torch.int32, device=self.device)
+        self._of = torch.tensor(self._prefix_of, dtype=torch.int32, device=self.device)
+        if self._prefix is not None and len(self._of) != batch_size:
+            raise ValueError(
+                f"share: must name a prefix for each of {batch_size} sequences, "
+                f"got {len(self._of)} numbers"
+            )
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+        """Count the new tokens and hand them on; the attention function stores them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self._reserve(key_states.shape[2])
+        self.seen += key_states.shape[2]
+        marked = key_states.view_as(key_states)
+        cast(Any, marked).fastregion_layer = self  # how the attention function finds the layer
+        return marked, value_states
+
+    def _reserve(self, count: int) -> None:
+        rows, heads, blocks, half_width = self.keys.shape[:4]
+        if self.seen + count <= blocks * KV_BLOCK:
+            return
+        capacity = self.seen + max(count, _GROWTH)
+        grown = empty_kv(
+            rows, heads, capacity, 2 * half_width, dtype=self.dtype, device=self.device
+        )
+        for old, new in zip((self.keys, self.values), grown, strict=True):
+            new[:, :, :blocks] = old
+        self.keys, self.values = grown
+
+    @property
+    def prefix(self) -> SharedPrefix | None:
+        """The shared beginning, as ``ops.decode_attention`` takes it."""
+        if self._prefix is None or self._prefix.lengths is None:
+            return None
+        return SharedPrefix(self._prefix.keys, self._prefix.values, self._prefix.lengths, self._of)
+
+    def get_seq_length(self) -> int:
+        return self.seen + (0 if self._prefix is None else self._prefix.get_seq_length())
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        self.seen = 0
+        self.lengths = None
+        self.is_initialized = False
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Sequence i becomes what sequence ``indices[i]`` was."""
+        if self.lengths is None:
+            return
+        indices = indices.to(self.device)
+        self.keys, self.values = self.keys[indices], self.values[indices]
+        self.lengths = self.lengths[indices]
+        if self._prefix is not None:
+            self._of = self._of[indices]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.lengths is not None:
+            index = torch.arange(self.lengths.shape[0], device=self.device)
+            self.batch_select_indices(index.repeat_interleave(repeats))
+
+
+class AttentionCache(_cache_utils.Cache):  # type: ignore[misc]
+    """A cache for ``past_key_values`` of a model that uses our attention; see the module."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=_Layer)
+
+    def share(self, prefix_of: Sequence[int]) -> AttentionCache:
+        """An empty cache whose sequences continue those of this one, which must not change then.
+
+        Args:
+            prefix_of: for each new sequence, the index of the one in this cache that it continues.
+
+        Raises:
+            ValueError: this cache is empty, or an index is not in it.
+        """
+        layers = cast(list[_Layer], self.layers)
+        if not layers or layers[0].lengths is None:
+            raise ValueError("share: the cache must hold the prefixes already, got an empty one")
+        count = layers[0].lengths.shape[0]
+        for sequence, index in enumerate(prefix_of):
+            if not 0 <= index < count:
+                raise ValueError(
+                    f"share: prefix_of must be in 0..{count - 1}, "
+                    f"got {index} for sequence {sequence}"
+                )
+        shared = AttentionCache()
+        shared.layers = [_Layer(layer, prefix_of) for layer in layers]
+        shared.layer_class_to_replicate = None
+        return shared
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' attention interface: ``[B, H, N, D]`` queries to ``[B, N, H, D]``.
+
+    ``attention_mask`` is what ``_mask`` made: bool ``[B, L]`` over all columns, or None.
+    """
+    _refuse(dropout, attention_mask, kwargs)
+    causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
+    layer: _Layer | None = getattr(key, "fastregion_layer", None)
+    q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, N, H, D]
+    if layer is None or (layer.seen == q.shape[1] and layer.prefix is None):
+        bias = None
+        if attention_mask is not None:
+            dtype = torch.promote_types(q.dtype, torch.float32)
+            bias = torch.zeros(attention_mask.shape, dtype=dtype, device=q.device)
+            bias.masked_fill_(~attention_mask, float("-inf"))
+        out, _ = cross_attention(q, k, v, bias, scale=scaling, causal=causal)
+        if layer is not None:
+            _store(layer, k, v, attention_mask)
+        return out, None
+    return _attend_to_cache(layer, q, k, v, attention_mask, scaling), None
+
+
+def _store(layer: _Layer, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    """Put the tokens of prompts ``[B, N, KV, D]`` that are not padding into the cache."""
+    tokens, rows, columns = _new_tokens(layer, k, mask)
+    append_kv_(
+        layer.keys, layer.values, k.flatten(0, 1)[tokens], v.flatten(0, 1)[tokens], rows, columns
+    )
+
+
+def _new_tokens(layer: _Layer, k: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat indices of the new tokens that are not padding, and their rows and columns.
+
+    Also counts them in ``layer.lengths``.
+    """
+    assert layer.lengths is not None
+    batch_size, count = k.shape[:2]
+    if mask is None:
+        real = torch.ones(batch_size, count, dtype=torch.bool, device=k.device)
+    else:
+        real = mask[:, -count:]
+    places = layer.lengths[:, None] + real.cumsum(1) - 1
+    tokens = real.flatten().nonzero().squeeze(1)
+    layer.lengths = layer.lengths + real.sum(1, dtype=torch.int32)
+    return tokens, tokens // count, places.flatten()[tokens]
+
+
+def _attend_to_cache(
+    layer: _Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None
+) -> Tensor:
+    """New tokens ``[B, N, H, D]`` against everything before them."""
+    assert layer.lengths is not None
+    batch_size, count = q.shape[:2]
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    if count == 1 and not getattr(mask, "fastregion_new_padding", False):  # a step of generate
+        layer.lengths = layer.lengths + 1
+        out, _ = decode_attention(
+            q,
+            layer.keys,
+            layer.values,
+            layer.lengths,
+            scale=scale,
+            prefix=layer.prefix,
+            k_new=k,
+            v_new=v,
+        )
+        return out.view(batch_size, 1, *out.shape[1:])
+    before = layer.lengths
+    tokens, _, _ = _new_tokens(layer, k.view(batch_size, count, *k.shape[1:]), mask)
+    bounds = torch.zeros(batch_size + 1, dtype=torch.int32, device=q.device)
+    bounds[1:] = (layer.lengths - before).cumsum(0)
+    packed, _ = decode_attention(
+        q[tokens],
+        layer.keys,
+        layer.values,
+        layer.lengths,
+        cu_seqlens_q=bounds,
+        scale=scale,
+        prefix=layer.prefix,
+        k_new=k[tokens],
+        v_new=v[tokens],
+    )
+    out = q.new_zeros(q.shape)
+    out[tokens] = packed
+    return out.view(batch_size, count, *out.shape[1:])
+
+
+def _refuse(dropout: float, mask: Tensor | None, options: dict[str, Any]) -> None:
+    if dropout:
+        raise NotImplementedError(
+            f"{ATTENTION} attention: attention dropout must be 0, got {dropout}"
+        )
+    if mask is not None and mask.dim() != 2:
+        raise NotImplementedError(
+            f"{ATTENTION} attention: attention_mask must be [batch, columns], "
+            f"got shape {tuple(mask.shape)}"
+        )
+    for name in _REFUSED:
+        if options.get(name) is not None:
+            raise NotImplementedError(f"{ATTENTION} attention: {name} is not supported")
+    if options.get("output_attentions"):
+        raise NotImplementedError(
+            f"{ATTENTION} attention: attention maps are never formed, so output_attentions must be "
+            'False; attn_implementation="eager" has them'
+        )
+
+
+def _mask(
+    *_: Any,
+    q_length: int = 0,
+    kv_length: int = 0,
+    mask_function: Any = None,
+    attention_mask: Tensor | None = None,
+    **__: Any,
+) -> Tensor | None:
+    """Transformers' mask interface, once a forward pass: the padding mask; the rest is ours."""
+    if mask_function not in _PLAIN_MASKS:
+        raise NotImplementedError(
+            f"{ATTENTION} attention: only causal or full masks with padding are supported; several "
+            "sequences in one row (position_ids that start again) need a row each"
+        )
+    if attention_mask is None:
+        return None
+    mask = attention_mask[:, -kv_length:]
+    cast(Any, mask).fastregion_new_padding = not mask[
+        :, -q_length:
+    ].all()  # one look for all layers
+    return mask
+
+
+_modeling_utils.ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
+_masking_utils.ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _mask)

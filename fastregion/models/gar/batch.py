@@ -1,0 +1,143 @@
+"""A batch of GAR's prompts: what the vision tower looks at, what is replayed, and the token ids.
+
+A look is one tile with one mask. Prompts share looks: a tile that a region does not touch looks the
+same for all such regions, and goes through the vision tower once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastregion import ops
+from fastregion.models.gar.modeling import PromptLayout
+from fastregion.models.gar.processing import cut_masks, region_ids
+from fastregion.regions import Region
+
+__all__ = ["Assembly", "GarBatch", "Look"]
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One tile with one mask: what the vision tower sees at a time."""
+
+    tile: int
+    mask: bytes  # the rows of the bit-packed mask; empty where no region touches the tile
+
+
+@dataclass(frozen=True, kw_only=True)
+class GarBatch:
+    """What ``GarCaptioner.encode`` takes.
+
+    Attributes:
+        tiles: uint8 ``[T, 3, s, s]`` of a picture or of a video's frames.
+        looks: U different tiles with their masks; a tile that no region touches is one for all.
+        masks: the masks of the looks, ``[U, s, s]``.
+        grids: for each replayed region the rows of U that its grid's tiles are, and (rows,
+            columns).
+        boxes: float32 ``[R, 4]``, shares of width and height.
+        prompts: rows of U and R in the place of tokens.
+        kept: features of looks that later batches of the same picture need again.
+    """
+
+    tiles: Tensor
+    looks: tuple[Look, ...]
+    masks: ops.BitMasks
+    grids: tuple[tuple[tuple[int, ...], tuple[int, int]], ...]
+    boxes: Tensor
+    prompts: tuple[PromptLayout, ...]
+    kept: dict[Look, Tensor]
+
+
+class Assembly:
+    """A batch in the making: ``look`` at regions, then ``add`` prompts about them.
+
+    Args:
+        tiles: uint8 ``[T, 3, s, s]``.
+        grid: (columns, rows) of the tiles of a picture; None for the frames of a video.
+        outside: number of "no region" in id pictures.
+        crop_ids: placeholders of regions or frames, by their number.
+    """
+
+    def __init__(
+        self,
+        tiles: Tensor,
+        grid: tuple[int, int] | None,
+        outside: int,
+        crop_ids: Sequence[int],
+    ) -> None:
+        self._tiles, self._grid = tiles, grid
+        self._outside, self._crop_ids = outside, crop_ids
+        self._looks: dict[Look, int] = {}
+        self._words: list[Tensor] = []
+        self._rows: list[int] = []  # of the looks of the newest prompts
+        self._grids: list[tuple[tuple[int, ...], tuple[int, int]]] = []
+        self._boxes: list[Box] = []
+        self._prompts: list[PromptLayout] = []
+
+    @property
+    def images(self) -> tuple[int, int]:
+        """Images in a prompt, and tiles of each."""
+        count = len(self._tiles)
+        return (count, 1) if self._grid is None else (1, count)
+
+    def look(self, regions: Sequence[Region | None], names: Sequence[int] | None) -> None:
+        """Mark regions: all of them in the picture, or (names None) one in each frame."""
+        size = self._tiles.shape[-1]
+        masks = [None if region is None else region.mask for region in regions]
+        given = [mask for mask in masks if mask is not None]
+        if names is None:
+            nothing = np.zeros_like(given[0])
+            frames = np.stack([nothing if mask is None else mask for mask in masks])
+            words = cut_masks(frames, size, None).words[:, 0]
+        else:
+            union = region_ids(given, names, self._outside) != self._outside
+            words = cut_masks(union[None], size, self._grid).words[0]
+        self._rows = []
+        for tile, mask in enumerate(words):
+            look = Look(tile=tile, mask=mask.numpy().tobytes() if mask.any() else b"")
+            if look not in self._looks:
+                self._looks[look] = len(self._looks)
+                self._words.append(mask)
+            self._rows.append(self._looks[look])
+
+    def add(self, input_ids: Sequence[int], boxes: Mapping[int, Box]) -> None:
+        """A prompt behind what was looked at last.
+
+        Args:
+            input_ids: with all placeholders.
+            boxes: what is replayed in it, by the number of its placeholder.
+        """
+        first, rows = len(self._grids), self._rows
+        for index in boxes:
+            if self._grid is None:  # a frame is a map of its own
+                self._grids.append(((rows[index],), (1, 1)))
+            else:
+                self._grids.append((tuple(rows[1:]), (self._grid[1], self._grid[0])))
+        self._boxes += boxes.values()
+        self._prompts.append(
+            PromptLayout(
+                input_ids=input_ids,
+                tiles=tuple(rows),
+                regions={self._crop_ids[index]: first + k for k, index in enumerate(boxes)},
+            )
+        )
+
+    def finish(self, kept: dict[Any, Any]) -> GarBatch:
+        """The batch; ``kept`` is what lives as long as the request."""
+        return GarBatch(
+            tiles=self._tiles,
+            looks=tuple(self._looks),
+            masks=ops.BitMasks(torch.stack(self._words), self._tiles.shape[-1]),
+            grids=tuple(self._grids),
+            boxes=torch.tensor(self._boxes, dtype=torch.float32),
+            prompts=tuple(self._prompts),
+            kept=kept.setdefault("features", {}),
+        )

@@ -1,0 +1,316 @@
+"""GAR as a captioner: requests become tiles, masks and token ids, and these become prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastregion import ops
+from fastregion.images import RgbImage
+from fastregion.language import ChatTemplate, PackedPrompts, Tokenizer, append_tokens
+from fastregion.models.base import Captioner
+from fastregion.models.gar.batch import Assembly, GarBatch
+from fastregion.models.gar.checkpoint import PUBLISHED
+from fastregion.models.gar.config import GarConfig
+from fastregion.models.gar.modeling import GarModel
+from fastregion.models.gar.processing import (
+    PREPROCESSOR,
+    ProcessorConfig,
+    choose_grid,
+    cut_tiles,
+    normalise,
+    region_box,
+)
+from fastregion.models.gar.prompts import (
+    CAPTION_REGION,
+    CHAT_TEMPLATE,
+    DEFAULT_INSTRUCTION,
+    DEFAULT_VIDEO_INSTRUCTION,
+    crop_token,
+    dialogue_intro,
+    named_regions,
+    question_text,
+    region_name,
+    region_text,
+    turn_text,
+)
+from fastregion.models.request import RegionRequest, VideoRequest
+from fastregion.models.weights import stored_dtype
+
+__all__ = ["Boxes", "GarCaptioner"]
+
+Boxes = Literal["per-region", "released"]
+
+_IMAGE, _END = "<|image|>", "<|eot_id|>"
+_TILES_AT_A_TIME = 8  # through the vision tower: bounds its memory, and no product gets faster
+
+
+class GarCaptioner(Captioner):
+    """Describes regions and answers questions about up to five of them.
+
+    Made here, its weights lie on the ``meta`` device: load them (:func:`fastregion.load`) or call
+    ``captioner.model.init_weights()``.
+
+    Args:
+        config: sizes.
+        tokenizer: with the names and reserved tokens of regions.
+        processor: how pictures are cut.
+        template: how a conversation is written; None for Perception-LM's.
+        dtype: floating-point type of the weights.
+        model_id: name for people.
+
+    Attributes:
+        boxes: which box a region is replayed from when several are asked about. ``"per-region"``:
+            its own, as in training. ``"released"``: that of the last one, as in the published
+            evaluation, for reproducing its outputs.
+
+    Raises:
+        ValueError: tokenizer, processor and config do not fit.
+    """
+
+    model_type = "GAR"
+    config_class = GarConfig
+    layout = PUBLISHED
+    batch_size = 8  # a prompt has some 5000 tokens, for which keys and values are kept
+    max_frames = 16
+
+    config: GarConfig
+    model: GarModel
+
+    def __init__(
+        self,
+        config: GarConfig,
+        tokenizer: Tokenizer,
+        processor: ProcessorConfig,
+        template: ChatTemplate | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        model_id: str | None = None,
+    ) -> None:
+        self.processor = processor
+        self.template = template or ChatTemplate(CHAT_TEMPLATE)
+        self.boxes: Boxes = "per-region"
+        self._dtype = dtype
+        if config.vision.image_size != (processor.tile_size,) * 2:
+            raise ValueError(
+                f"{PREPROCESSOR}: tile_size must be the {config.vision.image_size} of config.json, "
+                f"got {processor.tile_size}"
+            )
+        base = config.mllm_config
+        expected = {_IMAGE: base.image_token_id}
+        expected.update({crop_token(k): id_ for k, id_ in enumerate(config.crop_tokens_ids)})
+        for token, token_id in expected.items():
+            if tokenizer.token_id(token) != token_id:
+                raise ValueError(
+                    f"tokenizer: the id of {token!r} must be the {token_id} of config.json, "
+                    f"got {tokenizer.token_id(token)}"
+                )
+        for token in (_END, *map(region_name, range(config.prompt_numbers))):
+            tokenizer.token_id(token)  # raises where there is none
+        super().__init__(config, tokenizer, model_id=model_id)
+
+    @classmethod
+    def without_weights(
+        cls, folder: Path, config: GarConfig, dtype: torch.dtype | None
+    ) -> GarCaptioner:
+        """From a folder's files; the type of the weights is that of the file by default."""
+        tokenizer = Tokenizer.from_pretrained(folder)
+        try:
+            template = ChatTemplate.from_pretrained(folder, tokenizer.names)
+        except FileNotFoundError:  # a checkpoint may leave out what all of its kind share
+            template = None
+        return cls(
+            config,
+            tokenizer,
+            ProcessorConfig.from_folder(folder),
+            template,
+            dtype=dtype or stored_dtype(folder),
+        )
+
+    def build_model(self) -> GarModel:
+        """The model, without weights."""
+        return GarModel(self.config, dtype=self._dtype)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The Llama decoder."""
+        decoder: nn.Module = self.model.decoder
+        return decoder
+
+    @property
+    def eos_token_ids(self) -> Sequence[int]:
+        """The end of a turn."""
+        return (self.tokenizer.token_id(_END),)
+
+    @property
+    def max_shared_regions(self) -> int:
+        """As many as there are names for."""
+        return self.config.prompt_numbers
+
+    def texts(self) -> dict[str, str]:
+        """Processor and chat template."""
+        return {
+            PREPROCESSOR: json.dumps(self.processor.to_dict(), indent=2) + "\n",
+            "chat_template.jinja": self.template.template,
+        }
+
+    def process(self, request: RegionRequest | VideoRequest) -> GarBatch:
+        """Cut tiles, merge masks, write prompts.
+
+        Raises:
+            ValueError: a joint request about more regions than there are names for, or one that
+                does not name each; placeholders in the instruction.
+        """
+        instruction = request.instruction or ""
+        for token in (_IMAGE, *map(crop_token, range(self.max_frames))):
+            if token in instruction:
+                raise ValueError(f"prompt: must not contain the placeholder {token!r}")
+        if isinstance(request, VideoRequest):
+            return self._process_video(request)
+        regions, most = request.regions, self.config.prompt_numbers
+        if request.joint and len(regions) > most:
+            raise ValueError(
+                f"regions: {self.model_id} has names for {most} regions in one prompt, "
+                f"got {len(regions)}"
+            )
+        if request.joint:
+            groups = [list(regions)]
+        elif request.share:
+            groups = [list(regions[k : k + most]) for k in range(0, len(regions), most)]
+        else:
+            groups = [[region] for region in regions]
+        batch = self._assembly(*self._tiles(request.image, request.kept))
+        for group in groups:
+            names = list(range(len(group)))
+            if not request.joint and not request.share:
+                names = [min(CAPTION_REGION, most - 1)]
+            batch.look(group, names)
+            if request.joint:
+                text = self._question(names, instruction)
+                boxes = [region_box(region) for region in group]
+                if self.boxes == "released":
+                    boxes = [boxes[-1]] * len(boxes)
+                batch.add(self.input_ids(text, batch), dict(zip(names, boxes, strict=True)))
+                continue
+            for name, region in zip(names, group, strict=True):
+                # In the instruction, the region that a prompt is about is <Prompt0>.
+                said = instruction.replace(region_name(0), region_name(name))
+                block = self._block(name)
+                if request.share:
+                    text = dialogue_intro(names) + turn_text(
+                        name, block, said or DEFAULT_INSTRUCTION
+                    )
+                else:
+                    text = region_text(name, block, said or DEFAULT_INSTRUCTION)
+                batch.add(self.input_ids(text, batch), {name: region_box(region)})
+        return batch.finish(request.kept)
+
+    def _question(self, names: list[int], question: str) -> str:
+        named = named_regions(question)
+        if not named and len(names) == 1:
+            return region_text(0, self._block(0), question)
+        if sorted(named) != names:  # as the published evaluation demands
+            raise ValueError(
+                f"question: must name each of the {len(names)} regions, "
+                f"{', '.join(map(region_name, names))}, got {question!r}"
+            )
+        return question_text(named, [self._block(name) for name in named], question)
+
+    def _process_video(self, request: VideoRequest) -> GarBatch:
+        """One tile a frame; every frame has placeholders of its own for the object in it."""
+        count = min(len(request.frames), self.max_frames)
+        chosen = np.linspace(0, len(request.frames) - 1, count).round().astype(int).tolist()
+        size = self.processor.tile_size
+        tiles = torch.cat([cut_tiles(request.frames[k], size, None) for k in chosen])
+        batch = self._assembly(tiles, None)
+        name = min(CAPTION_REGION, self.config.prompt_numbers - 1)
+        said = (request.instruction or DEFAULT_VIDEO_INSTRUCTION).replace(
+            region_name(0), region_name(name)
+        )
+        for index, regions in enumerate(request.objects):
+            seen = {f: region for f, k in enumerate(chosen) if (region := regions[k]) is not None}
+            if not seen:
+                raise ValueError(
+                    f"regions: object {index} is in none of the {count} frames that are looked at"
+                )
+            batch.look([regions[k] for k in chosen], None)
+            text = region_text(name, "".join(self._block(frame) for frame in seen), said)
+            boxes = {frame: region_box(region) for frame, region in seen.items()}
+            batch.add(self.input_ids(text, batch), boxes)
+        return batch.finish({})
+
+    def _tiles(
+        self, image: RgbImage, kept: dict[Any, Any]
+    ) -> tuple[Tensor, tuple[int, int] | None]:
+        """Tiles and grid of a picture, cut once for all parts of a request."""
+        if "tiles" not in kept:
+            size = self.processor.tile_size
+            height, width = image.shape[:2]
+            grid = choose_grid(width, height, size, self.processor.max_num_tiles)
+            kept["tiles"] = cut_tiles(image, size, grid), grid
+        tiles, grid = kept["tiles"]
+        return tiles, grid
+
+    def _block(self, index: int) -> str:
+        return crop_token(index) * self.config.tokens_per_tile
+
+    def _assembly(self, tiles: Tensor, grid: tuple[int, int] | None) -> Assembly:
+        crop_ids = [
+            self.tokenizer.token_id(crop_token(k))
+            for k in range(max(self.config.prompt_numbers, self.max_frames))
+        ]
+        return Assembly(tiles, grid, self.config.prompt_numbers, crop_ids)
+
+    def input_ids(self, text: str, batch: Assembly) -> list[int]:
+        """Ids of a user's turn behind the images of a batch, every image token in its place.
+
+        The template begins with a BOS token and the tokenizer adds another, as in the published
+        evaluation.
+        """
+        images, tiles_per_image = batch.images
+        content: list[dict[str, str]] = [{"type": "image"}] * images + [
+            {"type": "text", "text": text}
+        ]
+        rendered = self.template.render([{"role": "user", "content": content}])
+        ids = self.tokenizer.encode(rendered, add_special_tokens=True)
+        image_id = self.config.mllm_config.image_token_id
+        if ids.count(image_id) != images:
+            raise ValueError(
+                f"{self.template.origin}: must write {_IMAGE} once for each of {images} images, "
+                f"got {ids.count(image_id)}"
+            )
+        count = tiles_per_image * self.config.tokens_per_tile
+        return [i for id_ in ids for i in ([id_] * count if id_ == image_id else [id_])]
+
+    def encode(self, batch: GarBatch) -> PackedPrompts:
+        """One vision pass over all different looks, then the replay, then the prompts."""
+        device = self.device
+        # With gradients nothing is kept: weights change between two calls.
+        kept = {} if torch.is_grad_enabled() else batch.kept
+        new = [k for k, look in enumerate(batch.looks) if look not in kept]
+        found = dict(kept)
+        for start in range(0, len(new), _TILES_AT_A_TIME):
+            part = new[start : start + _TILES_AT_A_TIME]
+            tiles = normalise(batch.tiles[[batch.looks[k].tile for k in part]].to(device))
+            masks = ops.BitMasks(batch.masks.words[part].to(device), batch.masks.width)
+            for k, features in zip(part, self.model.embed_tiles(tiles, masks), strict=True):
+                found[batch.looks[k]] = features
+        features = torch.stack([found[look] for look in batch.looks])
+        kept.update({look: found[look] for look in batch.looks if not look.mask})
+        boxes = batch.boxes.to(device)
+        replayed = [
+            self.model.replay(features[list(rows)], grid, boxes[k : k + 1])
+            for k, (rows, grid) in enumerate(batch.grids)
+        ]
+        return self.model.pack(batch.prompts, features, torch.cat(replayed))
+
+    def append_text(self, prompts: PackedPrompts, texts: Sequence[str]) -> PackedPrompts:
+        """Continue each prompt with an answer and the end of the turn."""
+        ids = [[*self.tokenizer.encode(text), *self.eos_token_ids] for text in texts]
+        return append_tokens(prompts, ids, self.model.decoder.get_input_embeddings())

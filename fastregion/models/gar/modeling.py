@@ -1,0 +1,238 @@
+"""GAR: which pixels a prompt is about is told to the vision tower, and its features are replayed.
+
+    F = projector(tower(P(tiles) + M(masks)))                   mask embedding M: a convolution
+    z_r = RoI-Align(merge(F_1..F_T), box_r)                     feature replay, 16 x 16 tokens
+
+The tiles are a thumbnail (tile 0, left out of the merged map) and a grid. In the prompt, image
+tokens stand in front of the text and every region's replayed tokens behind its name. The masks of
+all regions of a prompt are merged into one: the tower cannot tell regions apart, names and
+replayed tokens do.
+
+The released weights differ from the paper: their boxes are scaled by 1/28 twice, so ``z_r`` comes
+from the top left corner of the map (``GarConfig.replay``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastregion import ops
+from fastregion.language import IGNORED_LABEL, PackedPrompts, build_decoder
+from fastregion.models.gar.config import GarConfig
+from fastregion.vision.perception_encoder import PerceptionEncoder
+from fastregion.vision.pooled_projector import PooledProjector
+
+__all__ = ["GarModel", "PromptLayout"]
+
+# Pixels of a tile for each cell of its feature map, by which the released code divides boxes that
+# are in cells already. A constant there: it does not follow the tile size.
+_RELEASED_STRIDE = 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptLayout:
+    """The token ids of one prompt and what takes the place of their placeholders.
+
+    Attributes:
+        input_ids: with one image placeholder for each image token and one crop placeholder for
+            each replayed token.
+        tiles: rows of the feature tensor whose tokens are the image tokens, in order.
+        regions: by crop placeholder, the row of the replayed tokens that take its places.
+        labels: ids to learn at each place, -100 elsewhere; or None.
+    """
+
+    input_ids: Sequence[int]
+    tiles: Sequence[int]
+    regions: Mapping[int, int]
+    labels: Sequence[int] | None = None
+
+
+class GarModel(nn.Module):
+    """Vision tower with mask embedding, projector, replay and Llama decoder.
+
+    Parameters are made on the ``meta`` device: load them, or call :meth:`init_weights`.
+
+    Args:
+        config: sizes.
+        dtype: floating-point type of the parameters.
+    """
+
+    def __init__(self, config: GarConfig, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        base, vision = config.mllm_config, config.vision
+        self.decoder = build_decoder(
+            base.text_config, source="config.json: mllm_config.text_config", dtype=dtype
+        )
+        width = self.decoder.config.hidden_size
+        with torch.device("meta"):
+            self.vision_tower = PerceptionEncoder(vision).to(dtype)
+            self.projector = PooledProjector(
+                vision.hidden_size, width, vision.grid, base.projector_pooling_ratio
+            ).to(dtype)
+            # Three equal input channels: the published convolution reads an RGB id picture.
+            self.mask_patch_embedding = nn.Conv2d(
+                3,
+                vision.hidden_size,
+                kernel_size=vision.patch_size,
+                stride=vision.patch_size,
+                bias=False,
+            ).to(dtype)
+
+    def init_weights(self, seed: int = 0) -> GarModel:
+        """Give every parameter that lies on ``meta`` memory and random values; returns self.
+
+        Matrices are normal with a deviation of 0.02; the mask convolution is zero, as before
+        training; norms and LayerScale have their usual first values.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if not parameter.is_meta:
+                    continue
+                value = torch.empty(parameter.shape, dtype=parameter.dtype)
+                if parameter.dim() > 1:
+                    value.normal_(0, 0.02, generator=generator)
+                elif name.startswith("gamma"):
+                    value.fill_(self.config.vision.layer_scale)
+                else:
+                    value.fill_(float(name == "weight"))
+                module.register_parameter(name, nn.Parameter(value))
+        nn.init.zeros_(self.mask_patch_embedding.weight)
+        self.decoder.tie_weights()
+        return self
+
+    def embed_tiles(self, pixel_values: Tensor, masks: Tensor | ops.BitMasks | None) -> Tensor:
+        """Image tokens of tiles.
+
+        Args:
+            pixel_values: ``[T, 3, s, s]`` in -1..1.
+            masks: ``[T, s, s]`` binary, the union of the regions; None adds no mask embedding.
+
+        Returns:
+            ``[T, P, D]`` with P tokens a tile, row-major.
+        """
+        tower = self.vision_tower
+        patches = tower.patch_embed(pixel_values.to(tower.pos_embed.dtype))
+        if masks is not None:
+            patches = ops.mask_patch_embed(
+                masks, self.mask_patch_embedding.weight, add_to=patches.contiguous()
+            )
+        tokens: Tensor = self.projector(tower.patch_tokens(tower.encode(patches)))
+        return tokens
+
+    def replay(self, features: Tensor, grid: tuple[int, int], boxes: Tensor) -> Tensor:
+        """Replay regions.
+
+        Args:
+            features: ``[rows * columns, P, D]`` tokens of the grid's tiles, thumbnail left out.
+            grid: (rows, columns) of tiles.
+            boxes: ``[R, 4]`` as (x1, y1, x2, y2), shares of the picture's width and height.
+
+        Returns:
+            ``[R, P, D]``.
+        """
+        height, width = self.config.token_grid
+        cells = boxes.new_tensor([grid[1] * width, grid[0] * height] * 2)
+        boxes = boxes * cells
+        if self.config.replay == "released":
+            boxes = boxes / _RELEASED_STRIDE
+        return ops.roi_replay(
+            features, grid, boxes, self.config.token_grid, tile_size=self.config.token_grid
+        )
+
+    def pack(
+        self, prompts: Sequence[PromptLayout], features: Tensor, replayed: Tensor
+    ) -> PackedPrompts:
+        """Lay out prompts, which may share image tokens.
+
+        Args:
+            prompts: at least one.
+            features: ``[U, P, D]`` image tokens of tiles.
+            replayed: ``[R, P, D]`` replayed tokens of regions.
+
+        Returns:
+            The prompts one behind the other, positions from 0 in each.
+
+        Raises:
+            ValueError: a number of placeholders that differs from that of the tokens.
+        """
+        table = self.decoder.get_input_embeddings().weight
+        per_tile = self.config.tokens_per_tile
+        tile_base = table.shape[0]
+        region_base = tile_base + features.shape[0] * per_tile
+        block = np.arange(per_tile)
+        rows, labels = [], []
+        for prompt in prompts:
+            ids = np.asarray(prompt.input_ids, np.int64)
+            row = ids.copy()
+            image = (
+                tile_base + (np.asarray(prompt.tiles, np.int64)[:, None] * per_tile + block).ravel()
+            )
+            _place(row, ids == self.config.mllm_config.image_token_id, image, "image")
+            for token_id, region in prompt.regions.items():
+                replay = region_base + region * per_tile + block
+                _place(row, ids == token_id, replay, f"crop placeholder {token_id}")
+            rows.append(row)
+            if prompt.labels is not None:
+                labels.append(np.asarray(prompt.labels, np.int64))
+        lengths = [len(row) for row in rows]
+        device = table.device
+        packed = ops.pack_rows(
+            [table, features.flatten(0, 1), replayed.flatten(0, 1)],
+            torch.from_numpy(np.concatenate(rows)).to(device),
+        )
+        return PackedPrompts(
+            packed,
+            torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device),
+            torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])).to(device),
+            torch.from_numpy(np.concatenate(labels)).to(device) if labels else None,
+        )
+
+    def loss(self, prompts: PackedPrompts) -> Tensor:
+        """Mean cross entropy of the labelled tokens, each predicted by the token before it.
+
+        Args:
+            prompts: with labels; a label at the first place of a prompt is left out.
+
+        Raises:
+            ValueError: no labels.
+        """
+        if prompts.labels is None:
+            raise ValueError("prompts: labels are needed for a loss, got none")
+        padded = prompts.pad()
+        assert padded.labels is not None
+        hidden = self.decoder.model(
+            inputs_embeds=padded.inputs_embeds,
+            attention_mask=padded.attention_mask,
+            position_ids=padded.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        targets = padded.labels[:, 1:]
+        learned = targets != IGNORED_LABEL
+        # Only these rows go through the head: a vocabulary of 128262 is wide.
+        logits = self.decoder.lm_head(hidden[:, :-1][learned]).float()
+        return F.cross_entropy(logits, targets[learned])
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Keep only the inputs of layers for the backward pass, and compute the rest again."""
+        self.vision_tower.gradient_checkpointing = on
+        verb = "enable" if on else "disable"
+        # transformers has renamed it.
+        names = (f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}")
+        next(getattr(self.decoder, name) for name in names if hasattr(self.decoder, name))()
+
+
+def _place(row: np.ndarray, places: np.ndarray, values: np.ndarray, name: str) -> None:
+    count = int(places.sum())
+    if count != len(values):
+        raise ValueError(
+            f"prompt: must have {len(values)} places for {name} tokens, got {count} in its ids"
+        )
+    row[places] = values

@@ -1,0 +1,540 @@
+"""Softmax attention in one pass over the keys: no score matrix in memory, ragged batches, GQA.
+
+    s[i, h, j] = scale * q[i, h, :] . k[j, h // group, :] + key_bias[j]
+    out[i, h, :] = sum over j of softmax_j(s)[i, h, j] * v[j, h // group, :]
+    logsumexp[i, h] = log(sum over j of exp(s[i, h, j]))
+
+for every sequence by itself. Shapes, dense: ``q [B, Nq, H, D]``, ``k`` and ``v [B, Nk, Hkv, D]``
+with ``H = group * Hkv``, ``key_bias [B, Nk]``; ``out`` is like ``q``, ``logsumexp [B, Nq, H]``.
+Packed: the sequences lie one behind the other, ``q [Tq, H, D]``, ``k`` and ``v [Tk, Hkv, D]``,
+``key_bias [Tk]``, and ``cu_seqlens_q``, ``cu_seqlens_k [S + 1]`` are their boundaries (int32 or
+int64): sequence s owns the rows ``cu_seqlens[s]`` to ``cu_seqlens[s + 1]``. The width of a head
+lies contiguous; any other strides are read in place, such as a slice of a fused projection or
+``[B, H, N, D]`` transposed.
+
+With ``causal`` query i of a sequence sees the keys ``j <= i + num_keys - num_queries`` (the ends
+are aligned). A bias of -inf hides a key. A query that sees no key gives ``out = 0``,
+``logsumexp = -inf`` and no gradient. What lies in a key or value that a query does not see, NaN and
+infinity included, never reaches that query, nor does such a query reach their gradients.
+
+Dtypes: ``q``, ``k``, ``v`` float32, float64, float16 or bfloat16, all the same, and so is ``out``;
+``logsumexp`` is float32 (float64 for float64), and ``key_bias`` is read in that dtype. Numerics:
+scores, exponentials and sums in float32 (float64 for float64), rounded once; kernels for tensor
+cores round the probabilities to the dtype of ``v``. Autocast: none, the dtype given is the dtype
+computed with. Differentiable in ``q``, ``k``, ``v`` and ``key_bias``, through both results, once.
+Deterministic; on the CPU the bits do not depend on the number of threads. Devices: any (reference);
+see ``fastregion.ops.OPERATORS`` for kernels, which take D a multiple of 8 up to 256.
+``cu_seqlens`` are checked on the CPU; on other devices that would need a synchronisation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastregion.ops.backend import backend as choose_backend
+from fastregion.ops.checks import (
+    accumulation_dtype,
+    check_floating,
+    check_same_device,
+    check_same_dtype,
+    dtype_name,
+)
+from fastregion.ops.native import DTYPE_CODES, family, run
+from fastregion.ops.registration import register, register_gradient
+
+_LARGEST_WIDTH = 256
+
+
+def cross_attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """The definition, in plain torch; every backend is held to it (float64 stays float64)."""
+    heads = k.shape[-2]
+    visible = _visible(q, k, key_bias, cu_seqlens_q, cu_seqlens_k, causal)
+    queries, keys, values = (_by_head(x, heads) for x in (q, k, v))
+    scores = _scores(queries, keys, key_bias, visible, scale)
+    logsumexp = scores.logsumexp(-1, keepdim=True)  # [B, Hkv, group, Nq, 1]
+    probabilities = _probabilities(scores, logsumexp, visible)
+    out = _product(probabilities, values, visible)
+    return _by_token(out, q.shape).to(q.dtype), _by_token(logsumexp, q.shape[:-1])
+
+
+def cross_attention_backward_reference(
+    grad_out: Tensor,
+    grad_logsumexp: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and key_bias (empty without one); the equations stand in the header."""
+    heads = k.shape[-2]
+    visible = _visible(q, k, key_bias, cu_seqlens_q, cu_seqlens_k, causal)
+    transposed = None if visible is None else visible.transpose(-1, -2)
+    queries, keys, values, grads, outs = (_by_head(x, heads) for x in (q, k, v, grad_out, out))
+    scores = _scores(queries, keys, key_bias, visible, scale)
+    probabilities = _probabilities(scores, _by_head(logsumexp.unsqueeze(-1), heads), visible)
+    offset = (grads * outs).sum(-1, keepdim=True)
+    if grad_logsumexp is not None:
+        offset = offset - _by_head(grad_logsumexp.unsqueeze(-1), heads)
+    grad_scores = probabilities * (grads @ values.transpose(-1, -2) - offset)
+    if visible is not None:
+        grad_scores = grad_scores.masked_fill(~visible, 0)
+    # A query that sees nothing has no gradient, whatever lies in it.
+    grad_q = scale * _product(grad_scores, keys, visible)
+    grad_k = scale * _product(grad_scores.transpose(-1, -2), queries, transposed).sum(2, True)
+    grad_v = _product(probabilities.transpose(-1, -2), grads, transposed).sum(2, True)
+    grad_bias = q.new_empty(0)
+    if key_bias is not None:
+        grad_bias = grad_scores.sum((1, 2, 3)).view(key_bias.shape)
+    return (
+        _by_token(grad_q, q.shape).to(q.dtype),
+        _by_token(grad_k, k.shape).to(k.dtype),
+        _by_token(grad_v, v.shape).to(v.dtype),
+        grad_bias,
+    )
+
+
+def _by_head(x: Tensor, num_kv_heads: int) -> Tensor:
+    """``[B, N, H, D]`` or ``[T, H, D]`` as ``[B, Hkv, group, N, D]``, in the dtype of sums."""
+    x = x.to(accumulation_dtype(x.dtype))
+    x = x if x.dim() == 4 else x.unsqueeze(0)
+    x = x.view(*x.shape[:2], num_kv_heads, x.shape[2] // num_kv_heads, x.shape[3])
+    return x.permute(0, 2, 3, 1, 4)
+
+
+def _by_token(x: Tensor, shape: torch.Size) -> Tensor:
+    """Back from ``[B, Hkv, group, N, D]`` to the shape of a tensor of tokens."""
+    return x.permute(0, 3, 1, 2, 4).reshape(shape).contiguous()
+
+
+def _by_key(key_bias: Tensor) -> Tensor:
+    """``[B, Nk]`` or ``[Tk]`` as ``[B, 1, 1, 1, Nk]``."""
+    return key_bias.reshape(key_bias.shape[:-1].numel(), 1, 1, 1, key_bias.shape[-1])
+
+
+def _visible(
+    q: Tensor,
+    k: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    causal: bool,
+) -> Tensor | None:
+    """Which keys a query sees, ``[B, 1, 1, Nq, Nk]`` (some of them 1); None where it sees all."""
+    num_queries, num_keys = q.shape[-3], k.shape[-3]
+    query = torch.arange(num_queries, device=q.device)[:, None]
+    key = torch.arange(num_keys, device=q.device)
+    visible = None
+    if cu_seqlens_q is not None and cu_seqlens_k is not None:
+        # Boundaries are not read on the host: every row looks up its sequence.
+        starts_q, starts_k = cu_seqlens_q.long(), cu_seqlens_k.long()
+        sequence = torch.searchsorted(starts_q[1:], query, right=True)  # [Tq, 1]
+        visible = sequence == torch.searchsorted(starts_k[1:], key, right=True)
+        if causal:
+            visible &= key - starts_k[sequence + 1] <= query - starts_q[sequence + 1]
+    elif causal:
+        visible = key - num_keys <= query - num_queries
+    if key_bias is not None:
+        shown = _by_key(key_bias) != -torch.inf
+        visible = shown if visible is None else visible & shown
+    return visible
+
+
+def _scores(
+    queries: Tensor, keys: Tensor, key_bias: Tensor | None, visible: Tensor | None, scale: float
+) -> Tensor:
+    scores = scale * (queries @ keys.transpose(-1, -2))
+    if key_bias is not None:
+        scores = scores + _by_key(key_bias)
+    return scores if visible is None else scores.masked_fill(~visible, -torch.inf)
+
+
+def _probabilities(scores: Tensor, logsumexp: Tensor, visible: Tensor | None) -> Tensor:
+    probabilities = torch.exp(scores - logsumexp.masked_fill(logsumexp == -torch.inf, 0))
+    return probabilities if visible is None else probabilities.masked_fill(~visible, 0)
+
+
+def _product(weights: Tensor, rows: Tensor, visible: Tensor | None) -> Tensor:
+    """``weights @ rows``, where a row that is not visible adds nothing, not even 0 * NaN."""
+    product = weights @ rows
+    if visible is None:
+        return product
+    finite = rows.isfinite()
+    clean = weights @ rows.where(finite, 0)
+    reached = visible.expand(weights.shape).to(rows.dtype) @ (~finite).to(rows.dtype)
+    return torch.where(reached > 0, product, clean)
+
+
+def cross_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_bias: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of queries to keys, and the logarithm of its normaliser.
+
+    Args:
+        q: ``[B, Nq, H, D]``, or ``[Tq, H, D]`` for packed sequences.
+        k: ``[B, Nk, Hkv, D]`` or ``[Tk, Hkv, D]``; Hkv divides H.
+        v: Like ``k``.
+        key_bias: ``[B, Nk]`` or ``[Tk]``, added to the scores of a key; -inf hides it.
+        scale: Factor of the scores; ``D ** -0.5`` when left out.
+        causal: Whether a query sees only the keys up to its own place, the ends aligned.
+        cu_seqlens_q: ``[S + 1]`` boundaries of packed queries, int32 or int64.
+        cu_seqlens_k: ``[S + 1]`` boundaries of packed keys.
+        backend: Force ``"reference"``, ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        ``out`` in shape and dtype of ``q``, and ``logsumexp`` in its shape without D, float32
+        (float64 for float64); ``merge_attention`` joins the results of two sets of keys.
+
+    Raises:
+        TypeError: Dtypes that are not floating or not the same, or boundaries that are not int32
+            or int64.
+        ValueError: Shapes that do not fit each other, one of the boundaries without the other,
+            (on the CPU) boundaries that do not start at 0, fall, or do not end at the number of
+            rows, or tensors on different devices.
+        NotImplementedError: A native backend by name, for a D it has no kernel for.
+    """
+    name = "cross_attention"
+    packed = cu_seqlens_q is not None
+    if packed != (cu_seqlens_k is not None):
+        given, other = ("q", "k") if packed else ("k", "q")
+        raise ValueError(
+            f"{name}: cu_seqlens_q and cu_seqlens_k go together, got cu_seqlens_{given} "
+            f"without cu_seqlens_{other}"
+        )
+    _check_shapes(q, k, v, key_bias, packed)
+    check_floating(name, q=q, k=k, v=v, key_bias=key_bias)
+    check_same_dtype(name, q=q, k=k, v=v)
+    check_same_device(
+        name,
+        q=q,
+        k=k,
+        v=v,
+        key_bias=key_bias,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+    )
+    if cu_seqlens_q is not None and cu_seqlens_k is not None:
+        _check_boundaries(cu_seqlens_q, cu_seqlens_k)
+    if key_bias is not None:
+        key_bias = key_bias.to(accumulation_dtype(q.dtype))
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    results: tuple[Tensor, Tensor] = torch.ops.fastregion.cross_attention(
+        q, k, v, key_bias, cu_seqlens_q, cu_seqlens_k, scale, causal, backend or ""
+    )
+    return results
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None, packed: bool) -> None:
+    name = "cross_attention"
+    rank, layout, keys = (3, "[Tq, H, D]", "[Tk]") if packed else (4, "[B, Nq, H, D]", "[B, Nk]")
+    if q.dim() != rank:
+        kind = "of packed sequences" if packed else "without cu_seqlens"
+        raise ValueError(f"{name}: q {kind} must be {layout}, got shape {tuple(q.shape)}")
+    if k.dim() != rank or k.shape[:-3] != q.shape[:-3] or k.shape[-1] != q.shape[-1]:
+        raise ValueError(
+            f"{name}: k must be {layout.replace('q', 'k').replace('H', 'Hkv')} with batch and "
+            f"width of q {tuple(q.shape)}, got shape {tuple(k.shape)}"
+        )
+    if v.shape != k.shape:
+        raise ValueError(
+            f"{name}: v must have the shape of k {tuple(k.shape)}, got shape {tuple(v.shape)}"
+        )
+    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2] != 0:
+        raise ValueError(
+            f"{name}: the heads of k must divide those of q, got {k.shape[-2]} and {q.shape[-2]}"
+        )
+    if q.shape[-1] == 0:
+        raise ValueError(f"{name}: the width of a head must be at least 1, got 0")
+    if key_bias is not None and key_bias.shape != k.shape[:-2]:
+        raise ValueError(
+            f"{name}: key_bias must be {keys} like k {tuple(k.shape)}, "
+            f"got shape {tuple(key_bias.shape)}"
+        )
+
+
+def _check_boundaries(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> None:
+    name = "cross_attention"
+    for label, bounds in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        if bounds.dtype not in (torch.int32, torch.int64):
+            raise TypeError(
+                f"{name}: {label} must be int32 or int64, got {dtype_name(bounds.dtype)}"
+            )
+        if bounds.dim() != 1 or bounds.shape[0] < 1:
+            raise ValueError(f"{name}: {label} must be [S + 1], got shape {tuple(bounds.shape)}")
+    if cu_seqlens_q.shape != cu_seqlens_k.shape:
+        raise ValueError(
+            f"{name}: cu_seqlens_q and cu_seqlens_k must have the same length, "
+            f"got {cu_seqlens_q.shape[0]} and {cu_seqlens_k.shape[0]}"
+        )
+
+
+def _refuse_wrong_boundaries(label: str, bounds: Tensor | None, num_rows: int) -> None:
+    if bounds is None or bounds.device.type != "cpu":
+        return  # reading values back would synchronise
+    values = bounds.tolist()
+    rule = f"cross_attention: {label} must start at 0, never fall and end at {num_rows}, the rows"
+    if values[0] != 0 or values[-1] != num_rows:
+        raise ValueError(f"{rule} of {label[-1]}; got {values[0]} to {values[-1]}")
+    for s in range(1, len(values)):
+        if values[s] < values[s - 1]:
+            raise ValueError(f"{rule} of {label[-1]}; got {values[s]} after {values[s - 1]}")
+
+
+def _choose(operator: str, q: Tensor, backend: str) -> str:
+    width = q.shape[-1]
+    limit = None
+    if width % 8 != 0 or width > _LARGEST_WIDTH:
+        limit = (
+            f"kernels take a head width that is a multiple of 8 up to {_LARGEST_WIDTH}, got {width}"
+        )
+    return choose_backend(operator, q.device, force=backend, limit=limit)
+
+
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    scale: float,
+    causal: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    chosen = _choose("cross_attention", q, backend)
+    _refuse_wrong_boundaries("cu_seqlens_q", cu_seqlens_q, q.shape[0])
+    _refuse_wrong_boundaries("cu_seqlens_k", cu_seqlens_k, k.shape[0])
+    inputs = (q, k, v, key_bias, cu_seqlens_q, cu_seqlens_k)
+    if chosen == "reference":
+        return cross_attention_reference(*inputs, scale, causal)
+    results = _forward_fake(*inputs, scale, causal, backend)
+    with _Crossing() as crossing:
+        params = crossing.params(*inputs, *results, scale, causal)
+        run(chosen, "attention.cross_attention", q.device, params)
+    return results
+
+
+def _backward(
+    grad_out: Tensor,
+    grad_logsumexp: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    chosen = _choose("cross_attention_backward", q, backend)
+    inputs = (q, k, v, key_bias, cu_seqlens_q, cu_seqlens_k)
+    if chosen == "reference":
+        return cross_attention_backward_reference(
+            grad_out, grad_logsumexp, *inputs, out, logsumexp, scale, causal
+        )
+    gradients = _backward_fake(
+        grad_out, grad_logsumexp, *inputs, out, logsumexp, scale, causal, backend
+    )
+    with _Crossing() as crossing:
+        params = crossing.params(*inputs, out, logsumexp, scale, causal)
+        addresses = crossing.gradients(grad_out, grad_logsumexp, *gradients)
+        size = run(chosen, "attention.cross_attention_workspace", q.device, params)
+        workspace = q.new_empty(size, dtype=torch.uint8)
+        kernel = "attention.cross_attention_backward"
+        run(chosen, kernel, q.device, params, addresses, workspace.data_ptr())
+    return gradients
+
+
+class _Crossing:
+    """What crosses to csrc/attention/cross_attention.h, kept alive for the time of a call."""
+
+    def __init__(self) -> None:
+        self._alive: list[Tensor] = []
+
+    def __enter__(self) -> _Crossing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._alive.clear()
+
+    def params(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_bias: Tensor | None,
+        cu_seqlens_q: Tensor | None,
+        cu_seqlens_k: Tensor | None,
+        out: Tensor,
+        logsumexp: Tensor,
+        scale: float,
+        causal: bool,
+    ) -> Any:
+        packed = cu_seqlens_q is not None
+        bias_stride = 0
+        if key_bias is not None:
+            key_bias = self._contiguous_last(key_bias)
+            bias_stride = 0 if packed else key_bias.stride(0)
+        return family("attention").CrossAttentionParams(
+            DTYPE_CODES[q.dtype],
+            self._tokens(q),
+            self._tokens(k),
+            self._tokens(v),
+            self._tokens(out),
+            0 if key_bias is None else key_bias.data_ptr(),
+            bias_stride,
+            self._address(logsumexp),
+            self._bounds(cu_seqlens_q),
+            self._bounds(cu_seqlens_k),
+            q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1,
+            q.shape[-3],
+            k.shape[-3],
+            q.shape[-2],
+            k.shape[-2],
+            q.shape[-1],
+            scale,
+            causal,
+        )
+
+    def gradients(
+        self,
+        grad_out: Tensor,
+        grad_logsumexp: Tensor | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_bias: Tensor,
+    ) -> Any:
+        return family("attention").CrossAttentionGradients(
+            self._tokens(grad_out),
+            0 if grad_logsumexp is None else self._address(grad_logsumexp),
+            self._tokens(q),
+            self._tokens(k),
+            self._tokens(v),
+            self._address(key_bias),  # null where it is empty
+        )
+
+    def _tokens(self, x: Tensor) -> Any:
+        x = self._contiguous_last(x)
+        batch_stride = x.stride(0) if x.dim() == 4 else 0
+        return family("attention").AttentionTensor(
+            x.data_ptr(), batch_stride, x.stride(-3), x.stride(-2)
+        )
+
+    def _contiguous_last(self, x: Tensor) -> Tensor:
+        if x.stride(-1) != 1:
+            x = x.contiguous()
+        self._alive.append(x)
+        return x
+
+    def _address(self, x: Tensor) -> int:
+        x = x.contiguous()
+        self._alive.append(x)
+        return x.data_ptr()
+
+    def _bounds(self, cu_seqlens: Tensor | None) -> int:
+        return 0 if cu_seqlens is None else self._address(cu_seqlens.int())
+
+
+def _forward_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    scale: float,
+    causal: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    logsumexp = q.new_empty(q.shape[:-1], dtype=accumulation_dtype(q.dtype))
+    return q.new_empty(q.shape), logsumexp
+
+
+def _backward_fake(
+    grad_out: Tensor,
+    grad_logsumexp: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_bias: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bias_shape = (0,) if key_bias is None else key_bias.shape
+    return (
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        q.new_empty(bias_shape, dtype=accumulation_dtype(q.dtype)),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)  # mostly there is none for logsumexp
+    *tensors, ctx.scale, ctx.causal, ctx.backend = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _gradients(
+    ctx: Any, grad_out: Tensor | None, grad_logsumexp: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    *inputs, out, logsumexp = ctx.saved_tensors
+    if grad_out is None:
+        grad_out = torch.zeros_like(out)
+    *grads, grad_bias = torch.ops.fastregion.cross_attention_backward(
+        grad_out, grad_logsumexp, *inputs, out, logsumexp, ctx.scale, ctx.causal, ctx.backend
+    )
+    return *grads, None if inputs[3] is None else grad_bias, None, None, None, None, None
+
+
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? key_bias, Tensor? cu_seqlens_q, "
+_INPUTS += "Tensor? cu_seqlens_k"
+_SETTINGS = "float scale, bool causal, str backend"
+register(
+    f"cross_attention({_INPUTS}, {_SETTINGS}) -> (Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+)
+register(
+    f"cross_attention_backward(Tensor grad_out, Tensor? grad_logsumexp, {_INPUTS}, Tensor out, "
+    f"Tensor logsumexp, {_SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+register_gradient("cross_attention", _gradients, _save)

@@ -1,0 +1,174 @@
+"""transformers' own models with our attention against the same models with theirs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastregion.language.transformers_attention import (
+    ATTENTION,
+    AttentionCache,
+    use_fastregion_attention,
+)
+
+Make = Callable[..., Any]
+KINDS = [("llama", 1), ("llama", 2), ("llama", 4), ("qwen2", 2)]
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def pair(request: pytest.FixtureRequest, make_decoder: Make) -> tuple[Any, Any]:
+    """A decoder with transformers' attention, and its twin with ours."""
+    kind, kv_heads = request.param
+    theirs = make_decoder(kind, kv_heads=kv_heads)
+    theirs.set_attn_implementation("eager")
+    ours = copy.deepcopy(theirs)
+    use_fastregion_attention(ours)
+    assert ours.config._attn_implementation == ATTENTION
+    return theirs, ours
+
+
+def ragged(lengths: tuple[int, ...], side: str = "left") -> dict[str, Tensor]:
+    """Random token ids, padded."""
+    longest = max(lengths)
+    ids = torch.randint(61, (len(lengths), longest))
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        place = slice(longest - length, None) if side == "left" else slice(length)
+        mask[row, place] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def greedy(model: Any, inputs: dict[str, Tensor], **settings: Any) -> Tensor:
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    ids: Tensor = model.generate(**inputs, **{**options, **settings})
+    return ids
+
+
+@pytest.mark.parametrize("lengths", [(7,), (5, 5), (3, 11, 1, 8)], ids=str)
+@pytest.mark.parametrize("own_cache", [True, False])
+def test_generate_gives_the_same_ids(
+    pair: tuple[Any, Any], lengths: tuple[int, ...], own_cache: bool
+) -> None:
+    theirs, ours = pair
+    inputs = ragged(lengths)
+    cache = {"past_key_values": AttentionCache()} if own_cache else {}
+    assert greedy(ours, inputs, **cache).tolist() == greedy(theirs, inputs).tolist()
+
+
+def test_beams_give_the_same_ids(pair: tuple[Any, Any]) -> None:
+    theirs, ours = pair
+    inputs = ragged((4, 9))
+    actual = greedy(ours, inputs, num_beams=3, past_key_values=AttentionCache())
+    assert actual.tolist() == greedy(theirs, inputs, num_beams=3).tolist()
+
+
+def test_shared_prefixes_give_the_same_ids(pair: tuple[Any, Any]) -> None:
+    theirs, ours = pair
+    prefixes, prefix_of = ragged((9, 4)), [0, 1, 0, 0]
+    suffixes = ragged((3, 6, 1, 5))
+    whole = {
+        name: torch.cat((prefixes[name][prefix_of], suffixes[name]), dim=1) for name in suffixes
+    }
+    prefix = AttentionCache()
+    with torch.no_grad():
+        positions = (prefixes["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        ours(**prefixes, position_ids=positions, past_key_values=prefix)
+    actual = greedy(ours, whole, past_key_values=prefix.share(prefix_of))
+    assert actual.tolist() == greedy(theirs, whole).tolist()
+    again = greedy(ours, whole, past_key_values=prefix.share(prefix_of))  # nothing was overwritten
+    assert again.tolist() == actual.tolist()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_blocks_of_tokens_equal_one_forward(pair: tuple[Any, Any], side: str) -> None:
+    theirs, ours = pair
+    inputs = ragged((12, 5, 9), side)
+    positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        expected = theirs(**inputs, position_ids=positions).logits
+        cache, parts = AttentionCache(), []
+        for begin, end in ((0, 4), (4, 5), (5, 12)):
+            parts.append(
+                ours(
+                    input_ids=inputs["input_ids"][:, begin:end],
+                    attention_mask=inputs["attention_mask"][:, :end],
+                    position_ids=positions[:, begin:end],
+                    past_key_values=cache,
+                ).logits
+            )
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(torch.cat(parts, dim=1)[real], expected[real], rtol=1e-5, atol=2e-5)
+
+
+def test_training_gives_the_same_gradients(pair: tuple[Any, Any]) -> None:
+    theirs, ours = pair
+    inputs = ragged((6, 10))
+    first = inputs["attention_mask"].cumsum(1) < 2  # padding predicts the first token: no meaning
+    labels = inputs["input_ids"].masked_fill(first, -100)
+    for model in pair:
+        model.train()
+        model(**inputs, labels=labels).loss.backward()
+    expected = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-5, msg=name
+        )
+
+
+def test_buffers_grow(make_decoder: Make) -> None:
+    theirs = make_decoder()
+    ours = copy.deepcopy(theirs)
+    use_fastregion_attention(ours)
+    inputs = ragged((3, 5))
+    actual = greedy(ours, inputs, max_new_tokens=300, past_key_values=AttentionCache())
+    assert actual.tolist() == greedy(theirs, inputs, max_new_tokens=300).tolist()
+
+
+class TestRefused:
+    def test_not_a_transformers_model(self) -> None:
+        with pytest.raises(TypeError, match="model: expected a transformers model, got Linear"):
+            use_fastregion_attention(nn.Linear(2, 2))
+
+    def test_sliding_windows(self, make_decoder: Make) -> None:
+        decoder = make_decoder(
+            "qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0
+        )
+        with pytest.raises(NotImplementedError, match=r"got layer types .'sliding_attention'."):
+            use_fastregion_attention(decoder)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"attention_mask": torch.zeros(1, 1, 4, 4)}, r"attention_mask must be \[batch"),
+            ({"position_ids": torch.tensor([[0, 1, 0, 1]])}, "several sequences in one row"),
+        ],
+    )
+    def test_masks(self, make_decoder: Make, settings: dict[str, Any], message: str) -> None:
+        ours = make_decoder()
+        use_fastregion_attention(ours)
+        with pytest.raises(NotImplementedError, match=message):
+            ours(input_ids=torch.randint(61, (1, 4)), use_cache=False, **settings)
+
+    def test_dropout(self, make_decoder: Make) -> None:
+        ours = make_decoder(attention_dropout=0.1)
+        use_fastregion_attention(ours)
+        with pytest.raises(NotImplementedError, match=r"dropout must be 0, got 0\.1"):
+            ours.train()(input_ids=torch.randint(61, (1, 4)))
+
+    def test_sharing_nothing(self) -> None:
+        with pytest.raises(ValueError, match="must hold the prefixes already, got an empty one"):
+            AttentionCache().share([0])
+
+    def test_sharing_what_is_not_there(self, make_decoder: Make) -> None:
+        ours = make_decoder()
+        use_fastregion_attention(ours)
+        prefix = AttentionCache()
+        with torch.no_grad():
+            ours(**ragged((3,)), past_key_values=prefix)
+        with pytest.raises(ValueError, match=r"prefix_of must be in 0\.\.0, got 2 for sequence 1"):
+            prefix.share([0, 2])

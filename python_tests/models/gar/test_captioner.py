@@ -1,0 +1,260 @@
+"""GAR as a captioner, on a tiny model with random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny_gar
+import torch
+
+from fastregion.models.gar import GarCaptioner
+from fastregion.models.request import RegionRequest, VideoRequest
+from fastregion.regions import Region
+
+SIZE = (50, 70)
+NEW = {"max_new_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def captioner() -> GarCaptioner:
+    return tiny_gar.captioner(large=False)  # a tied head of random weights repeats its input
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def regions() -> list[Region]:
+    boxes = [
+        (0, 0, 9, 9), (40, 30, 70, 50), (2, 30, 20, 48), (45, 3, 60, 12), (5, 5, 65, 45),
+        (30, 20, 41, 31), (0, 40, 70, 50),
+    ]  # fmt: skip
+    return [Region.from_box(box, SIZE) for box in boxes]
+
+
+def ids(captioner: GarCaptioner, image: np.ndarray, regions: object, **more: object) -> list:
+    found = captioner.describe(image, regions, return_details=True, **NEW, **more)
+    return [list(one.token_ids) for one in found]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_batched_equals_one_by_one(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region], count: int
+) -> None:
+    chosen = regions[:count]
+    alone = [ids(captioner, image, [region])[0] for region in chosen]
+    assert ids(captioner, image, chosen) == alone
+    assert ids(captioner, image, chosen, batch_size=3) == alone
+    if count > 1:
+        assert len({tuple(one) for one in alone}) > 1  # regions are told apart
+
+
+def test_ragged_prompts(captioner: GarCaptioner, image: np.ndarray, regions: list[Region]) -> None:
+    """Prompts of one and of several regions, of other lengths, in one batch."""
+    prompts = []
+    for request in (
+        RegionRequest(image, tuple(regions[:1]), "Name <Prompt0>."),
+        RegionRequest(image, tuple(regions[:3]), "<Prompt2> <Prompt0> <Prompt1>?", joint=True),
+    ):
+        with torch.inference_mode():
+            prompts.append(captioner.encode(captioner.process(request)))
+    one, three = prompts
+    assert three.total_tokens - one.total_tokens > 2 * captioner.config.tokens_per_tile
+    answer = captioner.ask(image, regions[:3], "<Prompt2> <Prompt0> <Prompt1>?", **NEW)
+    assert isinstance(answer, str)
+
+
+def test_tiles_that_a_region_does_not_touch_are_encoded_once(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    seen: list[int] = []
+    embed = captioner.model.embed_tiles
+
+    def counted(pixels: torch.Tensor, masks: object) -> torch.Tensor:
+        seen.append(len(pixels))
+        return embed(pixels, masks)
+
+    chosen = regions[:4]
+    request = RegionRequest(image, tuple(chosen))
+    separate = [
+        captioner.encode(captioner.process(RegionRequest(image, (region,)))) for region in chosen
+    ]
+    monkeypatch.setattr(captioner.model, "embed_tiles", counted)
+    with torch.inference_mode():
+        parts = [captioner.encode(captioner.process(part)) for part in request.split(2)]
+        whole = captioner.encode(captioner.process(RegionRequest(image, tuple(chosen))))
+    tiles = len(captioner.process(request).tiles)
+    assert tiles == 5
+    # The thumbnail and the touched tile of each region, and the four tiles as they are.
+    assert sum(seen) <= 2 * (4 * 2 + 4)
+    assert sum(seen) < 2 * 4 * tiles
+    expected = torch.cat([prompt.embeddings for prompt in separate])
+    torch.testing.assert_close(whole.embeddings, expected, rtol=1e-5, atol=1e-5)
+    joined = torch.cat([part.embeddings for part in parts])
+    torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_prompt_has_two_bos_and_the_published_layout(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
+) -> None:
+    (prompt,) = captioner.process(RegionRequest(image, (regions[0],))).prompts
+    token = captioner.tokenizer.token_id
+    tiles, per_tile = 5, captioner.config.tokens_per_tile
+    assert list(prompt.input_ids[:3]) == [token(t) for t in (
+        "<|begin_of_text|>", "<|begin_of_text|>", "<|start_header_id|>")]  # fmt: skip
+    assert prompt.input_ids.count(token("<|image|>")) == tiles * per_tile
+    assert prompt.input_ids.count(token("<|reserved_special_token_3|>")) == per_tile
+    text = captioner.tokenizer.decode(
+        [i for i in prompt.input_ids if i != token("<|image|>")], skip_special_tokens=False
+    )
+    assert "about: <Prompt1>;\n<Prompt1>: <|res" in text
+    assert "|>Describe this masked region in detail.<|eot_id|>" in text
+
+
+def test_instructions_name_the_region(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
+) -> None:
+    request = RegionRequest(image, (regions[0],), "What is <Prompt0>?")
+    (prompt,) = captioner.process(request).prompts
+    text = captioner.tokenizer.decode(prompt.input_ids[-60:], skip_special_tokens=False)
+    assert "What is <Prompt1>?<|eot_id|>" in text
+
+
+def test_shared_prompts(captioner: GarCaptioner, image: np.ndarray, regions: list[Region]) -> None:
+    batch = captioner.process(RegionRequest(image, tuple(regions), share=True))
+    token = captioner.tokenizer.token_id
+    assert len(batch.prompts) == 7
+    for index, prompt in enumerate(batch.prompts):
+        name = index % 5
+        first = [i for i in prompt.input_ids if i in captioner.config.crop_tokens_ids]
+        assert set(first) == {captioner.config.crop_tokens_ids[name]}
+        # Up to five regions look at the same tiles, and have the same beginning.
+        same = batch.prompts[5 * (index // 5)]
+        assert prompt.tiles == same.tiles
+        begin = same.input_ids.index(token("<|eot_id|>"))
+        assert prompt.input_ids[:begin] == same.input_ids[:begin]
+    assert batch.prompts[0].tiles != batch.prompts[5].tiles
+    texts = captioner.describe(image, regions, share="prompts", **NEW)
+    assert len(texts) == 7
+    # Groups stay whole, whatever the batch size.
+    assert ids(captioner, image, regions, share="prompts") == ids(
+        captioner, image, regions, share="prompts", batch_size=1
+    )
+
+
+def test_boxes_of_the_published_evaluation(image: np.ndarray, regions: list[Region]) -> None:
+    captioner = tiny_gar.captioner()
+    request = RegionRequest(image, tuple(regions[:2]), "<Prompt0> or <Prompt1>?", joint=True)
+    own = captioner.process(request).boxes
+    captioner.boxes = "released"
+    released = captioner.process(request).boxes
+    assert not torch.equal(own[0], own[1])
+    assert torch.equal(released, own[1].expand(2, -1))
+
+
+def test_regions_are_listed_as_the_question_names_them(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
+) -> None:
+    def listed(question: str) -> str:
+        request = RegionRequest(image, tuple(regions[:2]), question, joint=True)
+        (prompt,) = captioner.process(request).prompts
+        text = captioner.tokenizer.decode(prompt.input_ids, skip_special_tokens=False)
+        return text[text.index("about: ") :][:28]
+
+    assert listed("Is <Prompt1> on <Prompt0>?") == "about: <Prompt1>; <Prompt0>;"
+    assert listed("Is <Prompt0> on <Prompt1>?") == "about: <Prompt0>; <Prompt1>;"
+
+
+def test_video(captioner: GarCaptioner, image: np.ndarray, regions: list[Region]) -> None:
+    frames = [np.roll(image, 5 * k, 1) for k in range(20)]
+    masks = [None if k == 1 else np.roll(regions[1].mask, 5 * k, 1) for k in range(20)]
+    answer = captioner.describe(frames, masks, return_details=True, **NEW)
+    assert answer.text == captioner.describe(frames, masks, **NEW)
+    two = captioner.describe(frames, [masks, masks[::-1]], **NEW)
+    assert two[0] == answer.text
+    assert len(two) == 2
+    batch = captioner.process(
+        VideoRequest(
+            tuple(frames),
+            (tuple(m if m is None else Region.from_mask(m) for m in masks),),
+        )
+    )
+    assert len(batch.tiles) == 16  # uniformly sampled, a tile each
+    (prompt,) = batch.prompts
+    per_tile = captioner.config.tokens_per_tile
+    assert prompt.input_ids.count(captioner.config.mllm_config.image_token_id) == 16 * per_tile
+    assert len(batch.grids) == 15  # the object is not in frame 1
+    assert all(grid == (1, 1) for _, grid in batch.grids)
+
+
+def test_scores_and_streams(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
+) -> None:
+    scores = captioner.score(image, regions[:2], ["a thing", "a thing"])
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(captioner.score(image, regions[0], "a thing"), abs=1e-5)
+    texts = captioner.describe(image, regions[:2], **NEW)
+    pieces = ["", ""]
+    for index, piece in captioner.describe(image, regions[:2], stream=True, **NEW):
+        pieces[index] += piece
+    assert pieces == texts
+
+
+def test_gradients_reach_every_parameter(image: np.ndarray, regions: list[Region]) -> None:
+    captioner = tiny_gar.captioner()
+    prompts = captioner.encode(captioner.process(RegionRequest(image, tuple(regions[:2]))))
+    captioner.model.loss(captioner.append_text(prompts, ["red", "a long answer"])).backward()
+    without = [name for name, p in captioner.model.named_parameters() if p.grad is None]
+    assert not without
+
+
+class TestRefusals:
+    def test_too_many_regions(
+        self, captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
+    ) -> None:
+        question = " ".join(f"<Prompt{k}>" for k in range(6))
+        with pytest.raises(ValueError, match="names for 5 regions in one prompt, got 6"):
+            captioner.ask(image, regions[:6], question)
+
+    def test_questions_name_all_regions(
+        self, captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
+    ) -> None:
+        with pytest.raises(ValueError, match=r"question: must name each of the 2 regions"):
+            captioner.ask(image, regions[:2], "What is <Prompt0>?")
+
+    @pytest.mark.parametrize("token", ["<|image|>", "<|reserved_special_token_4|>"])
+    def test_placeholders(
+        self, captioner: GarCaptioner, image: np.ndarray, regions: list[Region], token: str
+    ) -> None:
+        with pytest.raises(ValueError, match="prompt: must not contain the placeholder"):
+            captioner.describe(image, regions[0], f"What is {token}?")
+
+    def test_videos(self, captioner: GarCaptioner, image: np.ndarray) -> None:
+        mask = np.ones(SIZE, bool)
+        with pytest.raises(ValueError, match="one for each of 2 frames, got 1"):
+            captioner.describe([image, image], [mask])
+        with pytest.raises(ValueError, match="must be in at least one frame"):
+            captioner.describe([image, image], [~mask, None])
+        with pytest.raises(ValueError, match="all frames must be of size"):
+            captioner.describe([image, image[:20]], [mask, mask])
+        with pytest.raises(ValueError, match="at least one frame"):
+            captioner.describe([], [])
+        with pytest.raises(NotImplementedError, match="cannot share prompts"):
+            captioner.describe([image], [mask], share="prompts")
+        with pytest.raises(TypeError, match="a list with a region for each frame"):
+            captioner.describe([image], 3)
+
+    def test_share(self, captioner: GarCaptioner, image: np.ndarray) -> None:
+        with pytest.raises(ValueError, match="share: must be None or 'prompts', got 'all'"):
+            captioner.describe(image, (0, 0, 5, 5), share="all")
+
+    def test_a_tokenizer_of_another_model(self, captioner: GarCaptioner) -> None:
+        values = tiny_gar.config_values()
+        values["crop_tokens_ids"].reverse()
+        with pytest.raises(ValueError, match=r"tokenizer: the id of '<\|reserved"):
+            GarCaptioner(
+                captioner.config.from_dict(values), captioner.tokenizer, captioner.processor
+            )

@@ -1,0 +1,249 @@
+"""Published checkpoints of GAR: names and shapes, folders, configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import tiny_gar
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from fastregion.models import auto, load
+from fastregion.models.gar import GarCaptioner, GarConfig
+from fastregion.models.gar.checkpoint import PUBLISHED
+from fastregion.models.gar.modeling import GarModel
+from fastregion.models.gar.processing import ProcessorConfig
+
+TOWER = "mllm.model.vision_tower.timm_model."
+TEXT = "mllm.model.language_model."
+PROJECTOR = "mllm.model.multi_modal_projector."
+
+
+def published(width: int, depth: int, mlp: int, tokens: int, hidden: int, layers: int,
+              text_mlp: int, tied: bool) -> dict[str, tuple[int, ...]]:  # fmt: skip
+    """Names and shapes as the published table gives them."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "mask_patch_embedding.weight": (width, 3, 14, 14),
+        f"{TOWER}pos_embed": (1, tokens, width),
+        f"{TOWER}patch_embed.proj.weight": (width, 3, 14, 14),
+        f"{TOWER}norm_pre.weight": (width,),
+        f"{TOWER}norm_pre.bias": (width,),
+        f"{PROJECTOR}linear_1.weight": (hidden, width),
+        f"{PROJECTOR}linear_1.bias": (hidden,),
+        f"{PROJECTOR}linear_2.weight": (hidden, hidden),
+        f"{PROJECTOR}linear_2.bias": (hidden,),
+        f"{TEXT}embed_tokens.weight": (128262, hidden),
+        f"{TEXT}norm.weight": (hidden,),
+    }
+    if tokens == 1025:
+        shapes[f"{TOWER}cls_token"] = (1, 1, width)
+    for n in range(depth):
+        block = f"{TOWER}blocks.{n}."
+        for name in ("gamma_1", "gamma_2", "norm1.weight", "norm1.bias", "norm2.weight",
+                     "norm2.bias", "attn.proj.bias", "mlp.fc2.bias"):  # fmt: skip
+            shapes[block + name] = (width,)
+        shapes[block + "attn.qkv.weight"] = (3 * width, width)
+        shapes[block + "attn.qkv.bias"] = (3 * width,)
+        shapes[block + "attn.proj.weight"] = (width, width)
+        shapes[block + "mlp.fc1.weight"] = (mlp, width)
+        shapes[block + "mlp.fc1.bias"] = (mlp,)
+        shapes[block + "mlp.fc2.weight"] = (width, mlp)
+    for n in range(layers):
+        layer = f"{TEXT}layers.{n}."
+        for name in ("q_proj", "o_proj"):
+            shapes[f"{layer}self_attn.{name}.weight"] = (hidden, hidden)
+        for name in ("k_proj", "v_proj"):
+            shapes[f"{layer}self_attn.{name}.weight"] = (hidden // 4, hidden)
+        for name in ("gate_proj", "up_proj"):
+            shapes[f"{layer}mlp.{name}.weight"] = (text_mlp, hidden)
+        shapes[f"{layer}mlp.down_proj.weight"] = (hidden, text_mlp)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{layer}{name}.weight"] = (hidden,)
+    if not tied:
+        shapes["mllm.lm_head.weight"] = (128262, hidden)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("config", "expected", "count"),
+    [
+        (GarConfig.gar_1b(), published(1024, 23, 4096, 1025, 2048, 16, 8192, True), 1534139392),
+        (GarConfig.gar_8b(), published(1536, 47, 8960, 1024, 4096, 32, 14336, False), 9795213056),
+    ],
+    ids=["GAR-1B", "GAR-8B"],
+)
+def test_full_size_names_and_shapes(
+    config: GarConfig, expected: dict[str, tuple[int, ...]], count: int
+) -> None:
+    model = GarModel(GarConfig.from_dict(json.loads(json.dumps(config.to_dict()))))
+    found = {PUBLISHED.published(name): tuple(p.shape) for name, p in model.named_parameters()}
+    assert found == expected
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+    stored = {PUBLISHED.published(name) for name in model.state_dict()}
+    assert stored - set(expected) <= {"mllm.lm_head.weight"}  # tied: the embedding again
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_save_and_load(tmp_path: Path, image: np.ndarray, large: bool) -> None:
+    captioner = tiny_gar.captioner(large=large)
+    captioner.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json",
+        "chat_template.jinja",
+    }  # fmt: skip
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert ("mllm.lm_head.weight" in names) is not large
+    assert f"{TOWER}blocks.1.attn.qkv.weight" in names
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["mask_path_embedding_out_channels"] == 32
+    assert values["kernel_size"] == [4, 4]
+
+    again = load(tmp_path)
+    assert isinstance(again, GarCaptioner)
+    assert again.config == captioner.config
+    region = (5, 5, 40, 30)
+    options = {"max_new_tokens": 4, "return_details": True}
+    one, other = (c.describe(image, region, **options) for c in (captioner, again))
+    assert one.token_ids == other.token_ids
+    assert one.token_logprobs == other.token_logprobs
+    assert load(tmp_path, dtype=torch.bfloat16).decoder.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_a_stored_tied_head_is_accepted(tmp_path: Path) -> None:
+    captioner = tiny_gar.captioner()
+    captioner.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    stored = load_file(file)
+    head = stored[f"{TEXT}embed_tokens.weight"].clone()
+    save_file({**stored, "mllm.lm_head.weight": head}, file)
+    loaded = load(tmp_path)
+    assert isinstance(loaded, GarCaptioner)
+    assert loaded.model.decoder.lm_head.weight is loaded.model.decoder.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("key", [f"{TOWER}blocks.1.gamma_2", "mask_patch_embedding.weight"])
+def test_a_missing_tensor_is_named(tmp_path: Path, key: str) -> None:
+    tiny_gar.captioner().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    stored = load_file(file)
+    del stored[key]
+    save_file(stored, file)
+    with pytest.raises(ValueError, match=f"no file has tensor '{key}'"):
+        load(tmp_path)
+
+
+def test_an_untied_head_must_be_stored(tmp_path: Path) -> None:
+    tiny_gar.captioner(large=False).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    stored = load_file(file)
+    del stored["mllm.lm_head.weight"]
+    save_file(stored, file)
+    with pytest.raises(ValueError, match=r"no file has tensor 'mllm\.lm_head\.weight'"):
+        load(tmp_path)
+
+
+def test_hub_names_are_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def download(name: str, *, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(tmp_path)
+
+    tiny_gar.captioner().save_pretrained(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    captioner = auto.load("HaochenWang/GAR-1B")
+    assert captioner.model_id == "HaochenWang/GAR-1B"
+    ((name, patterns),) = asked
+    assert name == "HaochenWang/GAR-1B"
+    assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in patterns)
+
+
+class TestConfig:
+    def test_round_trip(self) -> None:
+        for config in (GarConfig.gar_1b(), GarConfig.gar_8b(replay="released")):
+            assert GarConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert GarConfig.gar_1b().replay == "aligned"
+
+    def test_published_files_mean_the_released_replay(self) -> None:
+        values = tiny_gar.config_values()
+        values |= {"auto_map": {"AutoModel": "x"}, "torch_dtype": "bfloat16"}
+        assert GarConfig.from_dict(values).replay == "released"
+
+    @pytest.mark.parametrize(
+        ("path", "value", "message"),
+        [
+            ("mllm_config", None, "'mllm_config' is missing"),
+            ("prompt_number", 5, "unknown key 'prompt_number'; the nearest known is 'prompt_num"),
+            ("prompt_numbers", 4, "crop_tokens_ids must be one id for each"),
+            ("prompt_numbers", True, "prompt_numbers must be an integer"),
+            ("kernel_size", [16, 16], r"kernel_size must be \[4, 4\]"),
+            ("mask_path_embedding_out_channels", 1280, "must be 32"),
+            ("replay", "fixed", "replay must be 'released' or 'aligned'"),
+            ("mllm_config.image_token", 3, "unknown key 'mllm_config.image_token'"),
+            ("mllm_config.vision_use_cls_token", False, "vision_use_cls_token must be True"),
+            ("mllm_config.projector_pooling_ratio", 3, "must divide the patch grid"),
+            ("mllm_config.vision_config.architecture", "vit_base", "must be one of vit_pe_core"),
+            ("mllm_config.vision_config.model_args", None, "'.*model_args' is missing"),
+            ("mllm_config.vision_config.model_args.img_size", None, "img_size' is missing"),
+            ("mllm_config.vision_config.model_args.ref_feat_shape", None, "ref_feat_shape' is mis"),
+            ("mllm_config.vision_config.model_args.ref_feat_shape", [16, 16], "must be img_size /"),
+            ("mllm_config.vision_config.model_args.global_pool", "map", "must be an empty string"),
+            ("mllm_config.vision_config.model_args.use_post_transformer_norm", True, "be false"),
+            ("mllm_config.vision_config.model_args.num_heads", 3, "must be a multiple of 4"),
+            ("mllm_config.vision_config.model_args.depths", 3, "nearest known is 'depth'"),
+        ],
+    )
+    def test_refusals(self, path: str, value: Any, message: str) -> None:
+        values = tiny_gar.config_values()
+        place = values
+        *parents, key = path.split(".")
+        for parent in parents:
+            place = place[parent]
+        place[key] = value
+        with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
+            GarConfig.from_dict(values)
+
+
+class TestProcessorConfig:
+    GOOD: ClassVar = {"tile_size": 448, "max_num_tiles": 16, "image_mean": [0.5] * 3, "resample": 3}
+
+    def test_files(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"has no preprocessor_config\.json"):
+            ProcessorConfig.from_folder(tmp_path)
+        newer = tmp_path / "processor_config.json"
+        newer.write_text(json.dumps({"image_processor": self.GOOD}))
+        expected = ProcessorConfig(tile_size=448, max_num_tiles=16)
+        assert ProcessorConfig.from_folder(tmp_path) == expected
+        older = tmp_path / "preprocessor_config.json"
+        older.write_text(json.dumps(self.GOOD | {"max_num_tiles": 8}))
+        assert ProcessorConfig.from_folder(tmp_path).max_num_tiles == 8
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("tile_size", None, "has no key 'tile_size'"),
+            ("max_num_tiles", 0, "max_num_tiles: must be an integer of at least 1"),
+            ("resample", 2, "resample must be 3, got 2"),
+            ("image_std", [0.2] * 3, "image_std must be"),
+            ("vision_input_type", "vanilla", "vision_input_type must be 'thumb\\+tile'"),
+            ("rescale_factor", 1.0, "rescale_factor must be 1/255"),
+        ],
+    )
+    def test_refusals(self, tmp_path: Path, key: str, value: Any, message: str) -> None:
+        values = {**self.GOOD, key: value}
+        values = {k: v for k, v in values.items() if v is not None}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+        with pytest.raises(ValueError, match=message):
+            ProcessorConfig.from_folder(tmp_path)
