@@ -7,6 +7,7 @@ from fastregion.benchmarking import (
     decoder,
     decoding,
     encoder,
+    gar,
     masks,
     packing,
     regions,
@@ -25,4 +26,5 @@ CASES: tuple[Case, ...] = (
     *decoding.CASES,
     *decoder.CASES,
     *regions.CASES,
+    *gar.CASES,
 )

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastregion.benchmarking.measure import Case, Ways
-from fastregion.language import PackedPrompts, Tokenizer
+from fastregion.language import Tokenizer
 from fastregion.models.gar import GarCaptioner, GarConfig
 from fastregion.models.gar.batch import GarBatch
 from fastregion.models.gar.processing import ProcessorConfig, normalise
@@ -93,7 +93,8 @@ def _request(max_num_tiles: int, **options: Any) -> RegionRequest:
 
 def _published_tiles(captioner: GarCaptioner, batch: GarBatch) -> list[Tensor]:
     """Features of each region's tiles, from plain layers on all of its tiles."""
-    model, tower = captioner.model, captioner.model.vision_tower
+    model: Any = captioner.model
+    tower = model.vision_tower
     pixels = normalise(batch.tiles)
     masks = batch.masks.unpack()
     config = tower.config
@@ -159,7 +160,7 @@ def _make_vision(max_num_tiles: int, device: torch.device) -> Ways:
     batch = captioner.process(request)
 
     @torch.inference_mode()
-    def ours() -> PackedPrompts:
+    def ours() -> Any:
         batch.kept.clear()
         return captioner.encode(batch)
 

@@ -22,7 +22,13 @@ import torch
 from torch import nn
 
 from fastregion.language.cache import KVCache
-from fastregion.language.generation import FinishReason, Generated, check_limits
+from fastregion.language.generation import (
+    FinishReason,
+    Generated,
+    check_limits,
+    check_prefixes,
+    new_cache,
+)
 from fastregion.language.packed import PackedPrompts
 from fastregion.language.text_stream import TextStream
 
@@ -55,6 +61,8 @@ def beam_search(
     length_penalty: float = 1.0,
     early_stopping: EarlyStopping = False,
     text: TextStream | None = None,
+    prefixes: PackedPrompts | None = None,
+    prefix_of: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Continue every prompt by beam search.
 
@@ -72,6 +80,8 @@ def beam_search(
             open one, scored as it stands, is no better than the worst of those; ``"never"`` the
             same, but scored as if it kept its ``log p`` up to the longest length.
         text: a fresh stream; a continuation also ends where it finds a stop string.
+        prefixes: as for ``generate``.
+        prefix_of: as for ``generate``.
 
     Returns:
         The best continuation of each prompt, in order.
@@ -81,11 +91,13 @@ def beam_search(
     """
     check_beams(num_beams, length_penalty, early_stopping)
     model, ends = check_limits(decoder, prompts, max_new_tokens, eos_token_ids)
-    prefix = model.new_cache(prompts)
+    shared = check_prefixes(model, prompts, prefixes, prefix_of)
+    read = new_cache(model, prompts, shared)
     last_tokens = prompts.cu_seqlens[1:].long() - 1
-    logits = model.logits(model.prefill(prompts, prefix)[last_tokens])
+    logits = model.logits(model.prefill(prompts, read)[last_tokens])
+    positions = read.positions
     # The last token of the context can still be chosen, it is only never read.
-    room = (model.max_positions + 1 - prefix.positions).tolist()
+    room = (model.max_positions + 1 - positions).tolist()
     searches = [
         _Search(
             num_beams=num_beams,
@@ -100,7 +112,9 @@ def beam_search(
     # As many as are needed for num_beams of them to be no end tokens.
     wanted = max(2, 1 + len(ends)) * num_beams
     active = searches
-    cache: KVCache | None = None  # of what the beams have written; a prompt is kept once
+    # A cache of what the beams write stands on the prompts', so that a prompt is kept once; what
+    # follows a shared prefix has to be copied for every beam.
+    cache: KVCache | None = None if shared is None else read
     while True:
         candidates = _best(logits, active, wanted)
         parents = [search.advance(found) for search, found in zip(active, candidates, strict=True)]
@@ -115,9 +129,9 @@ def beam_search(
             first = PackedPrompts(
                 embeddings=model.embed(newest),
                 cu_seqlens=torch.arange(len(rows) + 1, dtype=torch.int32, device=model.device),
-                positions=prefix.positions[rows],
+                positions=positions[rows],
             )
-            cache = model.new_cache(first, prefix, rows)
+            cache = model.new_cache(first, read, rows)
             logits = model.logits(model.prefill(first, cache))
         else:
             cache.select(rows)

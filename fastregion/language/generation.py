@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from fastregion.language.cache import KVCache
 from fastregion.language.decoder import IncrementalDecoder
 from fastregion.language.packed import PackedPrompts, check_token_ids
 from fastregion.language.sampling import Sampler
@@ -151,8 +152,7 @@ def stream(
     """
     sampler = Sampler(temperature, top_p, generator, top_k)
     model, ends = check_limits(decoder, prompts, max_new_tokens, eos_token_ids)
-    _check_prefixes(model, prompts, prefixes, prefix_of)
-    shared = None if prefixes is None or prefix_of is None else (prefixes, prefix_of)
+    shared = check_prefixes(model, prompts, prefixes, prefix_of)
     return _decode(model, prompts, shared, max_new_tokens, ends, sampler, stop)
 
 
@@ -179,16 +179,17 @@ def check_limits(
     return model, frozenset(ends)
 
 
-def _check_prefixes(
+def check_prefixes(
     model: IncrementalDecoder,
     prompts: PackedPrompts,
     prefixes: PackedPrompts | None,
     prefix_of: Sequence[int] | None,
-) -> None:
+) -> tuple[PackedPrompts, Sequence[int]] | None:
+    """What the prompts share, checked, or None."""
     if prefixes is None or prefix_of is None:
         if prefixes is not None or prefix_of is not None:
             raise ValueError("prefixes: must be given together with prefix_of, got one of them")
-        return
+        return None
     model.check(prefixes)
     if len(prefix_of) != len(prompts):
         raise ValueError(
@@ -200,6 +201,21 @@ def _check_prefixes(
             raise ValueError(
                 f"prefix_of: must be in 0..{len(prefixes) - 1}, got {index} for prompt {prompt}"
             )
+    return prefixes, prefix_of
+
+
+def new_cache(
+    model: IncrementalDecoder,
+    prompts: PackedPrompts,
+    shared: tuple[PackedPrompts, Sequence[int]] | None,
+) -> KVCache:
+    """An empty cache for the prompts, on a filled one of what they share."""
+    if shared is None:
+        return model.new_cache(prompts)
+    prefixes, prefix_of = shared
+    prefix = model.new_cache(prefixes)
+    model.prefill(prefixes, prefix)
+    return model.new_cache(prompts, prefix, prefix_of)
 
 
 def _decode(
@@ -213,13 +229,7 @@ def _decode(
 ) -> Iterator[Token]:
     """The decoding loop: choose, report, drop what has ended, step."""
     batch_size = prompts.batch_size
-    if shared is None:
-        cache = model.new_cache(prompts)
-    else:
-        prefixes, prefix_of = shared
-        prefix = model.new_cache(prefixes)
-        model.prefill(prefixes, prefix)
-        cache = model.new_cache(prompts, prefix, prefix_of)
+    cache = new_cache(model, prompts, shared)
     last_tokens = prompts.cu_seqlens[1:].long() - 1
     logits = model.logits(model.prefill(prompts, cache)[last_tokens])
     # The last token of the context can still be chosen, it is only never read.

@@ -56,6 +56,8 @@ def generate_text(
     length_penalty: float = 1.0,
     early_stopping: EarlyStopping = False,
     stop: str | Sequence[str] = (),
+    prefixes: PackedPrompts | None = None,
+    prefix_of: Sequence[int] | None = None,
 ) -> list[GeneratedText]:
     """Write the text that continues each prompt.
 
@@ -74,6 +76,8 @@ def generate_text(
         early_stopping: as for ``beam_search``.
         stop: strings that end a text and are not part of it, wherever token boundaries lie; one
             that is a special token ends the text as an end token does.
+        prefixes: as for ``generate``.
+        prefix_of: as for ``generate``.
 
     Returns:
         One text per prompt, in order. ``token_ids`` are all that were generated, those of a stop
@@ -98,6 +102,8 @@ def generate_text(
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             text=TextStream(tokenizer, strings) if strings else None,
+            prefixes=prefixes,
+            prefix_of=prefix_of,
         )
     else:
         texts = [TextStream(tokenizer, strings) for _ in range(prompts.batch_size)]
@@ -117,6 +123,8 @@ def generate_text(
             generator=generator,
             # Without stop strings no text is needed before the end.
             stop=has_stopped if strings else None,
+            prefixes=prefixes,
+            prefix_of=prefix_of,
         )
     return [_with_text(result, tokenizer, strings) for result in results]
 
@@ -133,6 +141,8 @@ def stream_text(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop: str | Sequence[str] = (),
+    prefixes: PackedPrompts | None = None,
+    prefix_of: Sequence[int] | None = None,
 ) -> Iterator[Piece]:
     """Write the text that continues each prompt, token by token.
 
@@ -162,6 +172,8 @@ def stream_text(
         top_p=top_p,
         generator=generator,
         stop=read,
+        prefixes=prefixes,
+        prefix_of=prefix_of,
     )
     return (
         Piece(

@@ -31,6 +31,7 @@ from fastregion.models.request import (
     check_int,
     is_one_region,
 )
+from fastregion.models.shared_prompts import SharedPrompts
 from fastregion.models.weights import OWN_NAMES, Layout, load_weights
 from fastregion.regions import Region, as_regions
 
@@ -121,8 +122,11 @@ class Captioner(ABC):
         """
 
     @abstractmethod
-    def encode(self, batch: Any) -> PackedPrompts:
-        """Encode to prompts: one per region, or a single one where the request is joint."""
+    def encode(self, batch: Any) -> PackedPrompts | SharedPrompts:
+        """Encode to prompts: one per region, or a single one where the request is joint.
+
+        They are ``SharedPrompts`` only where the request lets them share.
+        """
 
     @abstractmethod
     def append_text(self, prompts: PackedPrompts, texts: Sequence[str]) -> PackedPrompts:
@@ -394,28 +398,30 @@ class Captioner(ABC):
     # ---- inside ----
 
     def _load_image(self, image: Any) -> RgbImage:
-        if isinstance(image, (list, tuple)):
+        is_file = isinstance(image, (str, os.PathLike)) and os.fspath(image).lower().endswith(
+            _VIDEO_SUFFIXES
+        )
+        if is_file or isinstance(image, (list, tuple)):
+            self._check_reads_video()
             raise NotImplementedError(
-                f"image: {self.model_id} takes a single image here, not the frames of a video; "
-                "pass one frame"
-            )
-        is_path = isinstance(image, (str, os.PathLike))
-        if is_path and os.fspath(image).lower().endswith(_VIDEO_SUFFIXES):
-            raise NotImplementedError(
-                "image: video files are not read yet; pass a list of frames to a model that "
-                "describes video (HaochenWang/GAR-1B, HaochenWang/GAR-8B), or one frame"
+                "image: video files are not read yet; pass a list of frames"
+                if is_file
+                else "image: expected a single image; only describe takes the frames of a video"
             )
         return load_image(image)
 
-    def _video(
-        self, frames: Sequence[ImageSource], regions: Any, prompt: str | None
-    ) -> tuple[VideoRequest, bool]:
-        """The request, and whether it is about one object."""
+    def _check_reads_video(self) -> None:
         if not self.max_frames:
             raise NotImplementedError(
                 f"image: {self.model_id} describes single images, not video; HaochenWang/GAR-1B "
                 "and HaochenWang/GAR-8B do. Pass one frame"
             )
+
+    def _video(
+        self, frames: Sequence[ImageSource], regions: Any, prompt: str | None
+    ) -> tuple[VideoRequest, bool]:
+        """The request, and whether it is about one object."""
+        self._check_reads_video()
         if not frames:
             raise ValueError("image: expected at least one frame, got none")
         images = tuple(load_image(frame) for frame in frames)
@@ -450,8 +456,8 @@ class Captioner(ABC):
         encoded = time.perf_counter()
         generated = language.generate_text(
             self.decoder,
-            prompts,
-            self.tokenizer,
+            tokenizer=self.tokenizer,
+            **_parts(prompts),
             eos_token_ids=self.eos_token_ids,
             generator=generator,
             **sampling.whole(),
@@ -480,8 +486,8 @@ class Captioner(ABC):
             texts = [_Stripped() for _ in _subjects(request)]
             pieces = language.stream_text(
                 self.decoder,
-                self._encode(request),
-                self.tokenizer,
+                tokenizer=self.tokenizer,
+                **_parts(self._encode(request)),
                 eos_token_ids=self.eos_token_ids,
                 generator=generator,
                 **sampling.per_token(),
@@ -502,11 +508,12 @@ class Captioner(ABC):
         order = {key: index for index, key in enumerate(unique)}
         prompts = self._encode(RegionRequest(image, tuple(unique.values()), kept=kept))
         with torch.inference_mode():
+            assert isinstance(prompts, PackedPrompts)  # nothing is shared here
             prompts = prompts.select([order[id(region)] for region in regions])
             scores = language.score(self.decoder, self.append_text(prompts, texts))
         return [float(value) for value in scores]
 
-    def _encode(self, request: RegionRequest | VideoRequest) -> PackedPrompts:
+    def _encode(self, request: RegionRequest | VideoRequest) -> PackedPrompts | SharedPrompts:
         """Prompts in evaluation mode, without autograd; a model in training goes back to it."""
         training = [module for module in self.model.modules() if module.training]
         for module in training:
@@ -517,6 +524,11 @@ class Captioner(ABC):
         finally:
             for module in training:
                 module.training = True
+
+
+def _parts(prompts: PackedPrompts | SharedPrompts) -> dict[str, Any]:
+    """As arguments of ``language.generate_text``."""
+    return {"prompts": prompts} if isinstance(prompts, PackedPrompts) else vars(prompts)
 
 
 def _region_or_none(region: Any, size: tuple[int, int]) -> Region | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from fastregion.language import (
     beam_search,
     generate,
     generate_text,
+    pack,
     token_logprobs,
 )
 from fastregion.language.decoder import IncrementalDecoder
@@ -227,3 +230,27 @@ def test_select_puts_rows_where_they_are_wanted(
         torch.testing.assert_close(
             model.step(tokens, cache), model.step(tokens, expected), atol=1e-4, rtol=1e-4
         )
+
+
+def test_prompts_that_share_a_prefix(make_decoder: Make, make_prompts: Make) -> None:
+    decoder, whole = make_decoder(initializer_range=0.2), make_prompts((9, 7, 12))
+    shared = pack([whole.embeddings[:4], whole.embeddings[20:23]])
+    ends = [0, *torch.tensor((9, 7, 12)).cumsum(0).tolist()]
+    tails = pack([whole.embeddings[a + 1 : b] for a, b in pairwise(ends)])
+    prefix_of = [1, 0, 1]
+    starts = torch.tensor([shared.lengths[i] for i in prefix_of])
+    offsets = starts.repeat_interleave(torch.tensor(tails.lengths))
+    tails = replace(tails, positions=tails.positions + offsets)
+    joined = pack(
+        [
+            torch.cat([shared.select([p]).embeddings, tails.select([i]).embeddings])
+            for i, p in enumerate(prefix_of)
+        ]
+    )
+    settings = {"num_beams": 3, "eos_token_ids": ENDS}
+    found = search(decoder, tails, prefixes=shared, prefix_of=prefix_of, **settings)
+    for result, expected in zip(found, search(decoder, joined, **settings), strict=True):
+        assert result.token_ids == expected.token_ids
+        assert result.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+    with pytest.raises(ValueError, match="prefixes: must be given together with prefix_of"):
+        search(decoder, tails, prefixes=shared, num_beams=2)

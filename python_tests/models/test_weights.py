@@ -105,7 +105,10 @@ def test_pickled_weights_are_read_but_not_executed(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(marker),)
 
-    for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
+    for write in (
+        torch.save,
+        lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2)),
+    ):
         write({"first.weight": Attack()}, file)
         with pytest.raises(ValueError, match=r"pytorch_model\.bin' (holds more|is damaged)"):
             load_weights(empty(), tmp_path, LAYOUT)

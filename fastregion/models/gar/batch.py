@@ -7,7 +7,8 @@ same for all such regions, and goes through the vision tower once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ class GarBatch:
             columns).
         boxes: float32 ``[R, 4]``, shares of width and height.
         prompts: rows of U and R in the place of tokens.
+        prefixes: beginnings that prompts share, if they do; ``prompts`` are then the rest.
+        prefix_of: for each prompt, the index of its beginning.
         kept: features of looks that later batches of the same picture need again.
     """
 
@@ -53,6 +56,8 @@ class GarBatch:
     grids: tuple[tuple[tuple[int, ...], tuple[int, int]], ...]
     boxes: Tensor
     prompts: tuple[PromptLayout, ...]
+    prefixes: tuple[PromptLayout, ...]
+    prefix_of: tuple[int, ...]
     kept: dict[Look, Tensor]
 
 
@@ -130,14 +135,45 @@ class Assembly:
             )
         )
 
-    def finish(self, kept: dict[Any, Any]) -> GarBatch:
-        """The batch; ``kept`` is what lives as long as the request."""
+    def _split(self) -> tuple[list[PromptLayout], list[PromptLayout], list[int]]:
+        """Prompts that look at the same tiles cut into a common beginning and the rests."""
+        prefixes: list[PromptLayout] = []
+        rests: list[PromptLayout] = []
+        prefix_of: list[int] = []
+        for tiles, group in groupby(self._prompts, key=lambda prompt: prompt.tiles):
+            prompts = list(group)
+            ids = prompts[0].input_ids
+            placeholders = set(self._crop_ids)
+            # What is replayed belongs to one region, also where a group has only one.
+            length = next(
+                place
+                for place, column in enumerate(zip(*(p.input_ids for p in prompts), strict=False))
+                if len(set(column)) > 1 or column[0] in placeholders
+            )
+            prefix_of += [len(prefixes)] * len(prompts)
+            prefixes.append(PromptLayout(input_ids=ids[:length], tiles=tiles, regions={}))
+            rests += [
+                replace(prompt, input_ids=prompt.input_ids[length:], tiles=(), start=length)
+                for prompt in prompts
+            ]
+        return rests, prefixes, prefix_of
+
+    def finish(self, kept: dict[Any, Any], *, share: bool = False) -> GarBatch:
+        """The batch.
+
+        Args:
+            kept: what lives as long as the request.
+            share: prompts that look at the same shall share their beginning.
+        """
+        prompts, prefixes, prefix_of = self._split() if share else (self._prompts, [], [])
         return GarBatch(
             tiles=self._tiles,
             looks=tuple(self._looks),
             masks=ops.BitMasks(torch.stack(self._words), self._tiles.shape[-1]),
             grids=tuple(self._grids),
             boxes=torch.tensor(self._boxes, dtype=torch.float32),
-            prompts=tuple(self._prompts),
+            prompts=tuple(prompts),
+            prefixes=tuple(prefixes),
+            prefix_of=tuple(prefix_of),
             kept=kept.setdefault("features", {}),
         )

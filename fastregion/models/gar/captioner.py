@@ -41,6 +41,7 @@ from fastregion.models.gar.prompts import (
     turn_text,
 )
 from fastregion.models.request import RegionRequest, VideoRequest
+from fastregion.models.shared_prompts import SharedPrompts
 from fastregion.models.weights import stored_dtype
 
 __all__ = ["Boxes", "GarCaptioner"]
@@ -209,7 +210,7 @@ class GarCaptioner(Captioner):
                 else:
                     text = region_text(name, block, said or DEFAULT_INSTRUCTION)
                 batch.add(self.input_ids(text, batch), {name: region_box(region)})
-        return batch.finish(request.kept)
+        return batch.finish(request.kept, share=request.share and not request.joint)
 
     def _question(self, names: list[int], question: str) -> str:
         named = named_regions(question)
@@ -288,7 +289,7 @@ class GarCaptioner(Captioner):
         count = tiles_per_image * self.config.tokens_per_tile
         return [i for id_ in ids for i in ([id_] * count if id_ == image_id else [id_])]
 
-    def encode(self, batch: GarBatch) -> PackedPrompts:
+    def encode(self, batch: GarBatch) -> PackedPrompts | SharedPrompts:
         """One vision pass over all different looks, then the replay, then the prompts."""
         device = self.device
         # With gradients nothing is kept: weights change between two calls.
@@ -308,7 +309,11 @@ class GarCaptioner(Captioner):
             self.model.replay(features[list(rows)], grid, boxes[k : k + 1])
             for k, (rows, grid) in enumerate(batch.grids)
         ]
-        return self.model.pack(batch.prompts, features, torch.cat(replayed))
+        tokens = features, torch.cat(replayed)
+        prompts = self.model.pack(batch.prompts, *tokens)
+        if not batch.prefixes:
+            return prompts
+        return SharedPrompts(prompts, self.model.pack(batch.prefixes, *tokens), batch.prefix_of)
 
     def append_text(self, prompts: PackedPrompts, texts: Sequence[str]) -> PackedPrompts:
         """Continue each prompt with an answer and the end of the turn."""

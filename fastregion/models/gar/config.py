@@ -320,6 +320,7 @@ def _vision(values: Mapping[str, Any]) -> PerceptionEncoderConfig:
 
 def _published_vision(architecture: str, *, embed_dim: int, depth: int) -> dict[str, Any]:
     return {
+        "model_type": "timm_wrapper",
         "architecture": architecture,
         "model_args": {
             "embed_dim": embed_dim,

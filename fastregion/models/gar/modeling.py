@@ -45,12 +45,14 @@ class PromptLayout:
         tiles: rows of the feature tensor whose tokens are the image tokens, in order.
         regions: by crop placeholder, the row of the replayed tokens that take its places.
         labels: ids to learn at each place, -100 elsewhere; or None.
+        start: position of the first token; that of a prompt's rest is the length of its beginning.
     """
 
     input_ids: Sequence[int]
     tiles: Sequence[int]
     regions: Mapping[int, int]
     labels: Sequence[int] | None = None
+    start: int = 0
 
 
 class GarModel(nn.Module):
@@ -158,7 +160,7 @@ class GarModel(nn.Module):
             replayed: ``[R, P, D]`` replayed tokens of regions.
 
         Returns:
-            The prompts one behind the other, positions from 0 in each.
+            The prompts one behind the other.
 
         Raises:
             ValueError: a number of placeholders that differs from that of the tokens.
@@ -183,6 +185,10 @@ class GarModel(nn.Module):
             if prompt.labels is not None:
                 labels.append(np.asarray(prompt.labels, np.int64))
         lengths = [len(row) for row in rows]
+        positions = [
+            np.arange(prompt.start, prompt.start + length)
+            for prompt, length in zip(prompts, lengths, strict=True)
+        ]
         device = table.device
         packed = ops.pack_rows(
             [table, features.flatten(0, 1), replayed.flatten(0, 1)],
@@ -191,7 +197,7 @@ class GarModel(nn.Module):
         return PackedPrompts(
             packed,
             torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device),
-            torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])).to(device),
+            torch.from_numpy(np.concatenate(positions)).to(device),
             torch.from_numpy(np.concatenate(labels)).to(device) if labels else None,
         )
 

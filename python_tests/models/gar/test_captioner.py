@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_gar
 import torch
 
+from fastregion.language import generate
 from fastregion.models.gar import GarCaptioner
 from fastregion.models.request import RegionRequest, VideoRequest
 from fastregion.regions import Region
@@ -126,23 +129,45 @@ def test_instructions_name_the_region(
 def test_shared_prompts(captioner: GarCaptioner, image: np.ndarray, regions: list[Region]) -> None:
     batch = captioner.process(RegionRequest(image, tuple(regions), share=True))
     token = captioner.tokenizer.token_id
-    assert len(batch.prompts) == 7
+    # Up to five regions stand behind the same image, in which all of them are marked.
+    assert batch.prefix_of == (0, 0, 0, 0, 0, 1, 1)
+    assert batch.prefixes[0].tiles != batch.prefixes[1].tiles
+    for prefix in batch.prefixes:
+        count = prefix.input_ids.count(token("<|image|>"))
+        assert count == len(batch.tiles) * captioner.config.tokens_per_tile
     for index, prompt in enumerate(batch.prompts):
-        name = index % 5
-        first = [i for i in prompt.input_ids if i in captioner.config.crop_tokens_ids]
-        assert set(first) == {captioner.config.crop_tokens_ids[name]}
-        # Up to five regions look at the same tiles, and have the same beginning.
-        same = batch.prompts[5 * (index // 5)]
-        assert prompt.tiles == same.tiles
-        begin = same.input_ids.index(token("<|eot_id|>"))
-        assert prompt.input_ids[:begin] == same.input_ids[:begin]
-    assert batch.prompts[0].tiles != batch.prompts[5].tiles
+        name = index if index < 5 else index - 5
+        found = {i for i in prompt.input_ids if i in captioner.config.crop_tokens_ids}
+        assert found == {captioner.config.crop_tokens_ids[name]}
+        assert prompt.start == len(batch.prefixes[batch.prefix_of[index]].input_ids)
+        assert prompt.input_ids[0] == token(f"<Prompt{name}>")
+        assert not prompt.tiles
     texts = captioner.describe(image, regions, share="prompts", **NEW)
     assert len(texts) == 7
     # Groups stay whole, whatever the batch size.
     assert ids(captioner, image, regions, share="prompts") == ids(
         captioner, image, regions, share="prompts", batch_size=1
     )
+
+
+def test_shared_prompts_are_the_whole_prompts(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
+) -> None:
+    """Reading a beginning once gives the answers of reading it with every prompt."""
+    batch = captioner.process(RegionRequest(image, tuple(regions), share=True))
+    whole = [
+        replace(
+            batch.prefixes[index],
+            input_ids=[*batch.prefixes[index].input_ids, *prompt.input_ids],
+            regions=prompt.regions,
+        )
+        for index, prompt in zip(batch.prefix_of, batch.prompts, strict=True)
+    ]
+    with torch.inference_mode():
+        prompts = captioner.encode(replace(batch, prompts=whole, prefixes=(), prefix_of=()))
+    expected = generate(captioner.decoder, prompts, eos_token_ids=captioner.eos_token_ids, **NEW)
+    found = ids(captioner, image, regions, share="prompts")
+    assert found == [one.token_ids for one in expected]
 
 
 def test_boxes_of_the_published_evaluation(image: np.ndarray, regions: list[Region]) -> None:
@@ -246,6 +271,10 @@ class TestRefusals:
             captioner.describe([image], [mask], share="prompts")
         with pytest.raises(TypeError, match="a list with a region for each frame"):
             captioner.describe([image], 3)
+        with pytest.raises(NotImplementedError, match="video files are not read yet"):
+            captioner.describe("clip.mp4", [mask])
+        with pytest.raises(NotImplementedError, match="expected a single image"):
+            captioner.ask([image], mask, "What is <Prompt0>?")
 
     def test_share(self, captioner: GarCaptioner, image: np.ndarray) -> None:
         with pytest.raises(ValueError, match="share: must be None or 'prompts', got 'all'"):
