@@ -174,5 +174,5 @@ class TestBadInput:
         monkeypatch.undo()
         with pytest.raises(ValueError, match="model: unknown name 'nothing'"):
             fr.describe(photo, (0, 0, 2, 2), model="nothing")
-        with pytest.raises(NotImplementedError, match="model: GAR"):
-            fr.describe(photo, (0, 0, 2, 2), model="HaochenWang/GAR-1B")
+        with pytest.raises(NotImplementedError, match="model: DAM"):
+            fr.describe(photo, (0, 0, 2, 2), model="nvidia/DAM-3B")

@@ -51,7 +51,7 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
 
     Raises:
         TypeError: ``name`` is neither a string nor a path.
-        FileNotFoundError: a file of the folder is missing.
+        FileNotFoundError: a file of the folder is missing, or the download fails.
         ValueError: an unknown name, a folder of an unknown kind of model, or a damaged file.
         NotImplementedError: a published model that fastregion does not run yet.
     """
@@ -66,7 +66,13 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
     if text in _HUB:
         from huggingface_hub import snapshot_download
 
-        folder = snapshot_download(text, allow_patterns=_HUB_FILES)
+        try:
+            folder = snapshot_download(text, allow_patterns=_HUB_FILES)
+        except OSError as error:  # what the library raises for missing networks, files and rights
+            raise FileNotFoundError(
+                f"model: {text!r} cannot be downloaded ({type(error).__name__}: "
+                f"{str(error).strip().splitlines()[0]}); a folder with its files will do too"
+            ) from error
         return _load_folder(Path(folder), model_id=text, dtype=dtype)
     for word in re.split(r"[^a-z0-9]+", text.lower()):
         if word in _PLANNED:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from fastregion.ops import cross_attention
+
 __all__ = ["PerceptionEncoder", "PerceptionEncoderConfig"]
 
 _EPS = 1e-5  # of all layer norms
@@ -115,19 +117,15 @@ def rotary_table(
 
 
 def _rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn neighbouring channels of ``x [T, heads, N, head_dim]`` as pairs, in float32.
+    """Turn neighbouring channels of ``x [T, N, heads, head_dim]`` as pairs, in float32.
 
     Tokens in front of the last ``len(table)`` (the class token) stay as they are.
     """
-    rest = x.shape[2] - table.shape[0]
-    pairs = x[:, :, rest:].float().reshape(*x.shape[:2], *table.shape, 2)
-    turned = torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(-2).to(x.dtype)
-    return torch.cat((x[:, :, :rest], turned), dim=2) if rest else turned
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention over all tokens, each ``[T, heads, N, head_dim]``."""
-    return F.scaled_dot_product_attention(q, k, v)
+    rest = x.shape[1] - table.shape[0]
+    pairs = x[:, rest:].float().reshape(len(x), len(table), x.shape[2], -1, 2)
+    turned = torch.view_as_real(torch.view_as_complex(pairs) * table[:, None])
+    turned = turned.flatten(-2).to(x.dtype)
+    return torch.cat((x[:, :rest], turned), dim=1) if rest else turned
 
 
 class Attention(nn.Module):
@@ -142,9 +140,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """``[T, N, D]`` to the same; ``table`` is that of :func:`rotary_table`."""
         qkv = self.qkv(x).view(*x.shape[:2], 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [T, heads, N, head_dim]
-        out = _attend(_rotate(q, table), _rotate(k, table), v)
-        y: Tensor = self.proj(out.transpose(1, 2).flatten(2))
+        q, k, v = qkv.unbind(2)  # each [T, N, heads, head_dim]
+        out, _ = cross_attention(_rotate(q, table), _rotate(k, table), v)
+        y: Tensor = self.proj(out.flatten(2))
         return y
 
 

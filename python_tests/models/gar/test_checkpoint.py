@@ -170,6 +170,15 @@ def test_hub_names_are_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in patterns)
 
 
+def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, **more: Any) -> str:
+        raise ConnectionError("no network\nat all")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(FileNotFoundError, match=r"GAR-8B' cannot be downloaded \(Conn.*no network"):
+        auto.load("HaochenWang/GAR-8B")
+
+
 class TestConfig:
     def test_round_trip(self) -> None:
         for config in (GarConfig.gar_1b(), GarConfig.gar_8b(replay="released")):
