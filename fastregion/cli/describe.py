@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -171,8 +170,13 @@ def _sampling(max_new_tokens: int, temperature: float, seed: int | None) -> dict
     with bad_input():
         from fastregion.models.request import Sampling
 
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return dataclasses.asdict(sampling)
+        options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "seed": seed,
+        }
+        Sampling(**options)  # checks them
+        return options
 
 
 def _print_stream(captioner: Captioner, request: RegionRequest, options: dict[str, Any]) -> None:

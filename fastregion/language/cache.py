@@ -121,28 +121,33 @@ class KVCache:
 
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
-        """Make sequence ``i`` of the new batch sequence ``rows[i]`` of the old one.
+        """Make row ``i`` of the new batch row ``rows[i]`` of the old one; repeats are allowed.
 
-        Repeats are allowed (beams): the first of equals keeps its row, the others are copied.
+        What is wanted once stays where it is; further copies go where nothing is wanted any more.
         """
-        old = self.rows.tolist()
-        wanted = [old[row] for row in rows]
-        places = list(range(len(rows)))
-        if len(rows) > self.layers[0][0].shape[0]:
-            index = torch.tensor(wanted, device=self.rows.device)
-            self.layers = [(keys[index], values[index]) for keys, values in self.layers]
-        else:
-            free = iter(set(range(self.layers[0][0].shape[0])) - set(wanted))
-            repeated = [place in wanted[:i] for i, place in enumerate(wanted)]
-            places = [next(free) if r else w for r, w in zip(repeated, wanted, strict=True)]
-            sources = [w for r, w in zip(repeated, wanted, strict=True) if r]
-            targets = [p for r, p in zip(repeated, places, strict=True) if r]
-            used = -(-self._longest // KV_BLOCK)
-            for buffers in self.layers if sources else ():
-                for buffer in buffers:
-                    buffer[targets, :, :used] = buffer[sources, :, :used]
+        places = self.rows.tolist()
+        wanted = [places[row] for row in rows]
+        height = self.layers[0][0].shape[0]
         self._pick(torch.tensor(rows, dtype=torch.int64, device=self.rows.device))
-        self.rows = torch.tensor(places, dtype=torch.int32, device=self.rows.device)
+        if len(rows) > height:  # more than there is room for
+            self.layers = [(keys[wanted], values[wanted]) for keys, values in self.layers]
+            wanted = list(range(len(rows)))
+        else:
+            free = sorted(set(range(height)).difference(wanted), reverse=True)
+            copies = []  # (from, to)
+            taken = set()
+            for index, place in enumerate(wanted):
+                if place in taken:
+                    wanted[index] = free.pop()
+                    copies.append((place, wanted[index]))
+                taken.add(place)
+            if copies:
+                sources, targets = (list(side) for side in zip(*copies, strict=True))
+                used = slice(-(-self._longest // KV_BLOCK))
+                for layer in self.layers:
+                    for buffer in layer:
+                        buffer[targets, :, used] = buffer[sources, :, used]
+        self.rows = torch.tensor(wanted, dtype=torch.int32, device=self.rows.device)
 
     def _pick(self, index: Tensor) -> None:
         self.rows, self.lengths = self.rows[index], self.lengths[index]

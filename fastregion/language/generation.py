@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from fastregion.language.cache import KVCache
 from fastregion.language.decoder import IncrementalDecoder
 from fastregion.language.packed import PackedPrompts, check_token_ids
 from fastregion.language.sampling import Sampler
@@ -60,6 +61,7 @@ def generate(
     max_new_tokens: int,
     eos_token_ids: int | Iterable[int],
     temperature: float = 0.0,
+    top_k: int | None = None,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     on_token: OnToken | None = None,
@@ -78,6 +80,7 @@ def generate(
         max_new_tokens: tokens per sequence, at least 1; the model's context may end earlier.
         eos_token_ids: tokens that end a sequence; may be empty.
         temperature: 0 for greedy decoding; sampling divides the logits by it.
+        top_k: sample from this many most likely tokens; None for all.
         top_p: sample from the most likely tokens of this total probability, in (0, 1].
         generator: makes sampling reproducible.
         on_token: called as ``on_token(index, token_id, logprob)`` for every token as it comes.
@@ -103,6 +106,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         eos_token_ids=eos_token_ids,
         temperature=temperature,
+        top_k=top_k,
         top_p=top_p,
         generator=generator,
         stop=stop,
@@ -131,6 +135,7 @@ def stream(
     max_new_tokens: int,
     eos_token_ids: int | Iterable[int],
     temperature: float = 0.0,
+    top_k: int | None = None,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop: Stop | None = None,
@@ -145,6 +150,19 @@ def stream(
     Returns:
         An iterator; work happens as it advances, and leaving it early stops the work.
     """
+    sampler = Sampler(temperature, top_p, generator, top_k)
+    model, ends = check_limits(decoder, prompts, max_new_tokens, eos_token_ids)
+    shared = check_prefixes(model, prompts, prefixes, prefix_of)
+    return _decode(model, prompts, shared, max_new_tokens, ends, sampler, stop)
+
+
+def check_limits(
+    decoder: nn.Module,
+    prompts: PackedPrompts,
+    max_new_tokens: int,
+    eos_token_ids: int | Iterable[int],
+) -> tuple[IncrementalDecoder, frozenset[int]]:
+    """The decoder and the end tokens, checked together with what they shall continue."""
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
         raise TypeError(f"max_new_tokens: must be an integer, got {type(max_new_tokens).__name__}")
     if max_new_tokens < 1:
@@ -155,25 +173,23 @@ def stream(
             f"got {type(eos_token_ids).__name__}"
         )
     ends = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids)
-    sampler = Sampler(temperature, top_p, generator)
     model = IncrementalDecoder(decoder)
     check_token_ids("eos_token_ids:", ends, model.vocab_size)
     model.check(prompts)
-    _check_prefixes(model, prompts, prefixes, prefix_of)
-    shared = None if prefixes is None or prefix_of is None else (prefixes, prefix_of)
-    return _decode(model, prompts, shared, max_new_tokens, frozenset(ends), sampler, stop)
+    return model, frozenset(ends)
 
 
-def _check_prefixes(
+def check_prefixes(
     model: IncrementalDecoder,
     prompts: PackedPrompts,
     prefixes: PackedPrompts | None,
     prefix_of: Sequence[int] | None,
-) -> None:
+) -> tuple[PackedPrompts, Sequence[int]] | None:
+    """What the prompts share, checked, or None."""
     if prefixes is None or prefix_of is None:
         if prefixes is not None or prefix_of is not None:
             raise ValueError("prefixes: must be given together with prefix_of, got one of them")
-        return
+        return None
     model.check(prefixes)
     if len(prefix_of) != len(prompts):
         raise ValueError(
@@ -185,6 +201,21 @@ def _check_prefixes(
             raise ValueError(
                 f"prefix_of: must be in 0..{len(prefixes) - 1}, got {index} for prompt {prompt}"
             )
+    return prefixes, prefix_of
+
+
+def new_cache(
+    model: IncrementalDecoder,
+    prompts: PackedPrompts,
+    shared: tuple[PackedPrompts, Sequence[int]] | None,
+) -> KVCache:
+    """An empty cache for the prompts, on a filled one of what they share."""
+    if shared is None:
+        return model.new_cache(prompts)
+    prefixes, prefix_of = shared
+    prefix = model.new_cache(prefixes)
+    model.prefill(prefixes, prefix)
+    return model.new_cache(prompts, prefix, prefix_of)
 
 
 def _decode(
@@ -198,13 +229,7 @@ def _decode(
 ) -> Iterator[Token]:
     """The decoding loop: choose, report, drop what has ended, step."""
     batch_size = prompts.batch_size
-    if shared is None:
-        cache = model.new_cache(prompts)
-    else:
-        prefixes, prefix_of = shared
-        prefix = model.new_cache(prefixes)
-        model.prefill(prefixes, prefix)
-        cache = model.new_cache(prompts, prefix, prefix_of)
+    cache = new_cache(model, prompts, shared)
     last_tokens = prompts.cu_seqlens[1:].long() - 1
     logits = model.logits(model.prefill(prompts, cache)[last_tokens])
     # The last token of the context can still be chosen, it is only never read.
@@ -231,7 +256,8 @@ def _decode(
             text = texts[index]
             text.append(token_id)
             finish_reason: FinishReason | None = None
-            if token_id in ends or (stop is not None and stop(index, text)):
+            stopped = stop is not None and stop(index, text)  # sees end tokens too
+            if stopped or token_id in ends:
                 finish_reason = "stop"
             elif len(text) == limits[index]:
                 finish_reason = "length"

@@ -24,15 +24,18 @@ class Sampler:
         top_p: sample from the smallest set of tokens that has at least this probability (nucleus
             sampling, Holtzman et al. 2020); 1 keeps all tokens.
         generator: source of the uniform numbers; None is torch's global one for the CPU.
+        top_k: sample from the tokens that are at least as likely as the k-th (Fan et al. 2018);
+            None keeps all. Applied before ``top_p``, whose probability is that of what is left.
 
     Raises:
         TypeError: a value of the wrong type.
-        ValueError: temperature negative, infinite or NaN; top_p not in (0, 1].
+        ValueError: temperature negative, infinite or NaN; top_p not in (0, 1]; top_k below 1.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     generator: torch.Generator | None = None
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("temperature", self.temperature), ("top_p", self.top_p)):
@@ -42,6 +45,11 @@ class Sampler:
             raise ValueError(f"temperature: must be finite and at least 0, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: must be in (0, 1], got {self.top_p}")
+        if self.top_k is not None:
+            if isinstance(self.top_k, bool) or not isinstance(self.top_k, int):
+                raise TypeError(f"top_k: must be an integer, got {type(self.top_k).__name__}")
+            if self.top_k < 1:
+                raise ValueError(f"top_k: must be at least 1, got {self.top_k}")
         if not isinstance(self.generator, torch.Generator | None):
             raise TypeError(
                 f"generator: must be a torch.Generator or None, got {type(self.generator).__name__}"
@@ -77,7 +85,11 @@ class Sampler:
             best, tokens = logprobs.max(-1)
             return tokens, best
         # Log-probabilities are at most 0, so that no temperature overflows.
-        probabilities = (logprobs.to(uniform.dtype) / self.temperature).softmax(-1)
+        scores = logprobs.to(uniform.dtype) / self.temperature
+        if self.top_k is not None and self.top_k < scores.shape[-1]:
+            least = scores.topk(self.top_k).values[:, -1:]
+            scores = scores.masked_fill(scores < least, float("-inf"))
+        probabilities = scores.softmax(-1)
         order = None
         if self.top_p < 1:
             probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)

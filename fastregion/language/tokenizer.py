@@ -5,6 +5,7 @@ The AutoTokenizer machinery of transformers is not used: the files say all that 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -134,17 +135,26 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
+        self._left_out = frozenset(tokenizer.special_tokens.values() if skip_special_tokens else ())
         self._context: list[int] = []  # tokens of the previous piece
         self._pending: list[int] = []  # tokens since
 
     def put(self, token_id: int) -> str:
         """Text that has become certain with this token; may be empty."""
+        if token_id in self._left_out:
+            return ""
         self._pending.append(token_id)
         return self._take(final=False)
 
     def flush(self) -> str:
         """Text still held back at the end of the stream (U+FFFD for an unfinished character)."""
         return self._take(final=True)
+
+    def fork(self) -> Detokenizer:
+        """A stream that goes its own way from here."""
+        other = copy.copy(self)
+        other._pending = self._pending.copy()
+        return other
 
     def _take(self, *, final: bool) -> str:
         text = self._decode(self._context + self._pending)

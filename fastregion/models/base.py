@@ -21,7 +21,7 @@ from torch import nn
 
 from fastregion import language
 from fastregion.images import ImageSource, RgbImage, load_image
-from fastregion.language import Detokenizer, PackedPrompts, Tokenizer
+from fastregion.language import EarlyStopping, PackedPrompts, Tokenizer
 from fastregion.models import checkpoint
 from fastregion.models.description import Description
 from fastregion.models.request import (
@@ -153,6 +153,12 @@ class Captioner(ABC):
         max_new_tokens: int = 512,
         temperature: float = 0.0,
         seed: int | None = None,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False,
+        stop: str | Sequence[str] = (),
         stream: bool = False,
         return_details: bool = False,
         batch_size: int | None = None,
@@ -171,6 +177,14 @@ class Captioner(ABC):
             temperature: 0 takes the most likely token; above, tokens are drawn from
                 ``softmax(logits / temperature)``.
             seed: makes drawing repeatable (for the same regions and batch size).
+            top_k: draw from this many most likely tokens only.
+            top_p: draw from the most likely tokens of this total probability only.
+            num_beams: above 1, search for a likely text with so many beams instead of choosing
+                token by token; not with ``stream`` or a temperature.
+            length_penalty: of beams: above 0 favours long texts, below 0 short ones.
+            early_stopping: of beams, when to end a search: True, False or ``"never"``; see
+                :func:`fastregion.language.beam_search`.
+            stop: a string or several, such as ``"."``, that end a text and are not part of it.
             stream: return an iterator over pieces of text as they are made.
             return_details: return :class:`Description` objects instead of strings.
             batch_size: how many regions are worked on at a time; None for the model's own.
@@ -188,12 +202,24 @@ class Captioner(ABC):
                 begins with its name. Nothing has been computed then.
             NotImplementedError: ``image`` is a video.
         """
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            top_k=top_k,
+            top_p=top_p,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            stop=stop,
+        )
         if batch_size is None:
             batch_size = self.batch_size
         check_int("batch_size", batch_size, at_least=1)
         if stream and return_details:
             raise ValueError("return_details: cannot be combined with stream")
+        if stream and num_beams > 1:
+            raise ValueError(f"num_beams: must be 1 with stream, got {num_beams}")
         if share not in (None, "prompts"):
             raise ValueError(f"share: must be None or 'prompts', got {share!r}")
         if share and self.max_shared_regions == 1:
@@ -229,6 +255,12 @@ class Captioner(ABC):
         max_new_tokens: int = 512,
         temperature: float = 0.0,
         seed: int | None = None,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False,
+        stop: str | Sequence[str] = (),
     ) -> str:
         """Answer one question about one region or about several together.
 
@@ -239,11 +271,27 @@ class Captioner(ABC):
             max_new_tokens: as for :meth:`describe`.
             temperature: as for :meth:`describe`.
             seed: as for :meth:`describe`.
+            top_k: as for :meth:`describe`.
+            top_p: as for :meth:`describe`.
+            num_beams: as for :meth:`describe`.
+            length_penalty: as for :meth:`describe`.
+            early_stopping: as for :meth:`describe`.
+            stop: as for :meth:`describe`.
 
         Raises:
             FileNotFoundError, TypeError, ValueError, NotImplementedError: as for :meth:`describe`.
         """
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            top_k=top_k,
+            top_p=top_p,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            stop=stop,
+        )
         if not isinstance(question, str):
             raise TypeError(f"question: expected str, got {type(question).__name__}")
         pixels = self._load_image(image)
@@ -406,27 +454,27 @@ class Captioner(ABC):
         start = time.perf_counter()
         prompts = self._encode(request)
         encoded = time.perf_counter()
-        generated = language.generate(
+        generated = language.generate_text(
             self.decoder,
+            tokenizer=self.tokenizer,
             **_parts(prompts),
-            max_new_tokens=sampling.max_new_tokens,
             eos_token_ids=self.eos_token_ids,
-            temperature=sampling.temperature,
             generator=generator,
+            **sampling.whole(),
         )
         timings = {"encode": encoded - start, "generate": time.perf_counter() - encoded}
         return [
             Description(
-                text=self.tokenizer.decode(tokens.token_ids).strip(),
+                text=answer.text.strip(),
                 region=region,
                 model_id=self.model_id,
-                token_ids=tuple(tokens.token_ids),
-                token_logprobs=tuple(tokens.logprobs),
-                finish_reason=tokens.finish_reason,
+                token_ids=tuple(answer.token_ids),
+                token_logprobs=tuple(answer.logprobs),
+                finish_reason=answer.finish_reason,
                 timings=timings,
                 image=image,
             )
-            for (image, region), tokens in zip(_subjects(request), generated, strict=False)
+            for (image, region), answer in zip(_subjects(request), generated, strict=False)
         ]
 
     def _stream(
@@ -435,18 +483,17 @@ class Captioner(ABC):
         generator = sampling.generator(self.device)
         first = 0
         for request in requests:
-            texts = [_Pieces(self.tokenizer) for _ in _subjects(request)]
-            tokens = language.stream(
+            texts = [_Stripped() for _ in _subjects(request)]
+            pieces = language.stream_text(
                 self.decoder,
+                tokenizer=self.tokenizer,
                 **_parts(self._encode(request)),
-                max_new_tokens=sampling.max_new_tokens,
                 eos_token_ids=self.eos_token_ids,
-                temperature=sampling.temperature,
                 generator=generator,
+                **sampling.per_token(),
             )
-            for token in tokens:
-                last = token.finish_reason is not None
-                if piece := texts[token.index].put(token.token_id, last=last):
+            for token, text in pieces:
+                if piece := texts[token.index].put(text):
                     yield first + token.index, piece
             first += len(texts)
 
@@ -480,7 +527,7 @@ class Captioner(ABC):
 
 
 def _parts(prompts: PackedPrompts | SharedPrompts) -> dict[str, Any]:
-    """As arguments of ``language.generate``."""
+    """As arguments of ``language.generate_text``."""
     return {"prompts": prompts} if isinstance(prompts, PackedPrompts) else vars(prompts)
 
 
@@ -508,18 +555,14 @@ def _subjects(request: RegionRequest | VideoRequest) -> list[tuple[RgbImage, Reg
     return found
 
 
-class _Pieces:
-    """The text of one region in pieces, which join to the whole text without outer white space."""
+class _Stripped:
+    """A text in pieces, which join to the whole text without outer white space."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._detokenizer = Detokenizer(tokenizer)
+    def __init__(self) -> None:
         self._begun = False
         self._space = ""  # white space that is only shown if text follows
 
-    def put(self, token_id: int, *, last: bool) -> str:
-        text = self._detokenizer.put(token_id)
-        if last:
-            text += self._detokenizer.flush()
+    def put(self, text: str) -> str:
         text = self._space + text if self._begun else text.lstrip()
         piece = text.rstrip()
         self._space = text[len(piece) :]

@@ -6,7 +6,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fastregion import language
 from fastregion.images import RgbImage
+from fastregion.language import EarlyStopping
 from fastregion.regions import Region
 
 __all__ = ["RegionRequest", "Sampling", "VideoRequest", "check_int", "is_one_region"]
@@ -133,12 +135,18 @@ class VideoRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen; checked when made.
+    """How tokens are chosen, and where a text ends; checked when made.
 
     Attributes:
         max_new_tokens: longest text, at least 1.
         temperature: 0 for the most likely token, or what logits are divided by before drawing.
         seed: makes drawing repeatable, in [0, 2**64); None draws from torch's global generator.
+        top_k: draw from this many most likely tokens, at least 1; None for all.
+        top_p: draw from the most likely tokens of this total probability, in (0, 1].
+        num_beams: above 1, search for a likely text instead of choosing token by token.
+        length_penalty: of beams; see :func:`fastregion.language.beam_search`.
+        early_stopping: of beams; see :func:`fastregion.language.beam_search`.
+        stop: a string or several that end a text and are not part of it.
 
     Raises:
         TypeError, ValueError: a field of another type or out of range.
@@ -147,6 +155,12 @@ class Sampling:
     max_new_tokens: int
     temperature: float
     seed: int | None
+    top_k: int | None = None
+    top_p: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
+    stop: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_int("max_new_tokens", self.max_new_tokens, at_least=1)
@@ -160,6 +174,24 @@ class Sampling:
             check_int("seed", self.seed, at_least=0)
             if self.seed >= 2**64:
                 raise ValueError(f"seed: must be below 2**64, got {self.seed}")
+        language.Sampler(self.temperature, self.top_p, None, self.top_k)  # checks its fields
+        language.check_beams(self.num_beams, self.length_penalty, self.early_stopping)
+        if self.num_beams > 1 and self.temperature > 0:
+            raise ValueError(
+                f"num_beams: must be 1 when drawing (temperature {self.temperature}), "
+                f"got {self.num_beams}"
+            )
+        language.check_stop(self.stop)
+
+    def per_token(self) -> dict[str, Any]:
+        """What :func:`fastregion.language.stream_text` takes of it, the generator left out."""
+        names = ("max_new_tokens", "temperature", "top_k", "top_p", "stop")
+        return {name: getattr(self, name) for name in names}
+
+    def whole(self) -> dict[str, Any]:
+        """What :func:`fastregion.language.generate_text` takes of it, the generator left out."""
+        names = ("num_beams", "length_penalty", "early_stopping")
+        return self.per_token() | {name: getattr(self, name) for name in names}
 
     def generator(self, device: torch.device) -> torch.Generator | None:
         """A generator of its own for a seed, else None."""

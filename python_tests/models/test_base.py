@@ -223,6 +223,35 @@ class TestDescribe:
         one = captioner.describe(image, regions[0], max_new_tokens=12, return_details=True)
         assert one.text == texts[0]
 
+    def test_beams_find_texts_at_least_as_likely(
+        self, captioner: TinyCaptioner, image: np.ndarray, regions: list[Region]
+    ) -> None:
+        def run(**options: Any) -> list[Description]:
+            found: list[Description] = captioner.describe(
+                image, regions, max_new_tokens=8, return_details=True, **options
+            )
+            return found
+
+        greedy = [sum(result.token_logprobs) for result in run()]
+        found = run(num_beams=4, length_penalty=0.0, batch_size=2)
+        beams = [sum(result.token_logprobs) for result in found]
+        assert max(b - g for b, g in zip(beams, greedy, strict=True)) > 0.1
+        assert run(num_beams=4, length_penalty=0.0)[3].text == found[3].text
+        question = "where is <Prompt0>?"
+        asked = captioner.ask(image, regions[0], question, max_new_tokens=8, num_beams=4)
+        described = captioner.describe(image, regions[0], question, max_new_tokens=8, num_beams=4)
+        assert asked == described
+
+    def test_narrow_sampling_is_greedy(
+        self, captioner: TinyCaptioner, image: np.ndarray, regions: list[Region]
+    ) -> None:
+        greedy = captioner.describe(image, regions, max_new_tokens=12)
+        for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
+            drawn = captioner.describe(
+                image, regions, max_new_tokens=12, temperature=2.0, seed=0, **narrow
+            )
+            assert drawn == greedy
+
     def test_input_is_not_modified(
         self, captioner: TinyCaptioner, image: np.ndarray, regions: list[Region]
     ) -> None:
@@ -267,13 +296,28 @@ class TestStream:
             joined[index] += piece
         assert joined == texts
 
-    def test_white_space_around_the_text_is_left_out(self, captioner: TinyCaptioner) -> None:
-        from fastregion.models.base import _Pieces
+    def test_white_space_around_the_text_is_left_out(self) -> None:
+        from fastregion.models.base import _Stripped
 
-        pieces = _Pieces(captioner.tokenizer)
-        tokens = captioner.tokenizer.encode("  a  né \n")
-        found = [pieces.put(t, last=i == len(tokens) - 1) for i, t in enumerate(tokens)]
-        assert "".join(found) == "a  né"
+        pieces = _Stripped()
+        assert "".join(pieces.put(text) for text in "  a  né \n") == "a  né"
+
+    def test_stop_strings_hold_text_back(
+        self, captioner: TinyCaptioner, image: np.ndarray, regions: list[Region]
+    ) -> None:
+        texts = captioner.describe(image, regions, max_new_tokens=20)
+        stop = [texts[0][3:6], texts[2][5:7]]
+        cut = captioner.describe(image, regions, max_new_tokens=20, stop=stop, return_details=True)
+        for text, found in zip(texts, cut, strict=True):
+            ends = [at for s in stop if (at := text.find(s)) >= 0]
+            assert found.text == text[: min(ends, default=None)].strip()
+            assert (found.finish_reason == "stop") == bool(ends)
+        joined = [""] * len(regions)
+        for index, piece in captioner.describe(
+            image, regions, max_new_tokens=20, stop=stop, stream=True
+        ):
+            joined[index] += piece
+        assert joined == [found.text for found in cut]
 
     def test_leaving_early_is_fine_and_leaks_no_mode(
         self, captioner: TinyCaptioner, image: np.ndarray, regions: list[Region]
@@ -373,6 +417,18 @@ class TestRefusals:
             ({"seed": -1}, ValueError, "seed: must be at least 0"),
             ({"seed": 2**64}, ValueError, "seed: must be below 2\\*\\*64"),
             ({"seed": 1.5}, TypeError, "seed: expected an integer"),
+            ({"top_k": 0}, ValueError, "top_k: must be at least 1, got 0"),
+            ({"top_k": 2.5}, TypeError, "top_k: must be an integer, got float"),
+            ({"top_p": 0.0}, ValueError, r"top_p: must be in \(0, 1\], got 0.0"),
+            ({"num_beams": 0}, ValueError, "num_beams: must be at least 1, got 0"),
+            ({"num_beams": "4"}, TypeError, "num_beams: expected an integer, got str"),
+            ({"num_beams": 2, "temperature": 1.0}, ValueError, "num_beams: must be 1 when drawing"),
+            ({"num_beams": 2, "stream": True}, ValueError, "num_beams: must be 1 with stream"),
+            ({"length_penalty": math.nan}, ValueError, "length_penalty: must be finite, got nan"),
+            ({"length_penalty": None}, TypeError, "length_penalty: expected a number"),
+            ({"early_stopping": "soon"}, ValueError, "early_stopping: must be True, False or"),
+            ({"stop": ["a", ""]}, ValueError, "stop: a stop string must not be empty"),
+            ({"stop": 3}, TypeError, "stop: expected a string or a list of strings, got 3"),
             ({"batch_size": 0}, ValueError, "batch_size: must be at least 1, got 0"),
             ({"stream": True, "return_details": True}, ValueError, "return_details: cannot be"),
             ({"prompt": ""}, ValueError, "prompt: is blank"),
