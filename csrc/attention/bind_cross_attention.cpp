@@ -1,22 +1,10 @@
-// Binding of cross_attention: pointers and sizes in. Shapes and dtypes are checked in Python, where
-// the tensors are; the caller keeps them alive until the call returns. The last arguments say where
-// to run. The gradient's workspace is allocated by the caller, from the bytes that
+// Binding of cross_attention; the gradient's workspace has the bytes that
 // cross_attention_workspace returns.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
-
 #include "attention/cross_attention.h"
-#ifdef FASTREGION_WITH_CUDA
-#include "core/device.h"
-#endif
-
-namespace py = pybind11;
+#include "core/bind.h"
 
 namespace fastregion {
 namespace {
-
-using Address = std::uintptr_t;
 
 AttentionTensor attention_tensor(Address data, int64_t batch_stride, int64_t token_stride,
                                  int64_t head_stride) {

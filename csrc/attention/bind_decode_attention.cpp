@@ -1,23 +1,13 @@
-// Binding of decode_attention and its cache: pointers and sizes in. Shapes and dtypes are checked
-// in Python, where the tensors are; the caller keeps them alive until the call returns. The last
-// arguments say where to run.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
+// Binding of decode_attention and of the cache it reads.
 #include <tuple>
 
 #include "attention/attention_cache.h"
 #include "attention/decode_attention.h"
-#ifdef FASTREGION_WITH_CUDA
-#include "core/device.h"
-#endif
-
-namespace py = pybind11;
+#include "core/bind.h"
 
 namespace fastregion {
 namespace {
 
-using Address = std::uintptr_t;
 using CacheTuple = std::tuple<Address, Address, int64_t, int64_t>;
 using TokensTuple = std::tuple<Address, int64_t, int64_t>;
 

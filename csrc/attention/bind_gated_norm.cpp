@@ -1,21 +1,9 @@
-// Binding of gated_residual_norm: pointers and sizes in. Shapes and dtypes are checked in Python,
-// where the tensors are; the caller keeps them alive until the call returns. The last arguments say
-// where to run. The workspace of the gradient is allocated by the caller.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
-
+// Binding of gated_residual_norm.
 #include "attention/gated_norm.h"
-#ifdef FASTREGION_WITH_CUDA
-#include "core/device.h"
-#endif
-
-namespace py = pybind11;
+#include "core/bind.h"
 
 namespace fastregion {
 namespace {
-
-using Address = std::uintptr_t;
 
 GatedNormParams params(int dtype, int parameter_dtype, int64_t num_rows, int64_t channels,
                        Address gate, bool gate_per_channel, Address weight, Address bias,
