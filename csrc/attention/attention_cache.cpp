@@ -2,6 +2,7 @@
 #include "attention/attention_cache.h"
 
 #include "core/error.h"
+#include "core/huge_pages.h"
 #include "core/parallel.h"
 
 namespace fastregion::cpu {
@@ -45,8 +46,17 @@ void append_kv(const AppendParams& params, int num_threads) {
           " and columns below the capacity ", kv_capacity(params.cache), ", got row ", row,
           " and column ", column, " for token ", token);
   }
-  dispatch_word(params.dtype, "append_kv_",
-                [&](auto tag) { append<typename decltype(tag)::type>(params, num_threads); });
+  dispatch_word(params.dtype, "append_kv_", [&](auto tag) {
+    using Word = typename decltype(tag)::type;
+    if (params.num_tokens >= kKvBlock) {  // a prompt: the first to touch the cache
+      const int64_t bytes =
+          kv_row(params.cache, params.cache.num_rows, params.num_kv_heads, 0, params.width) *
+          int64_t{sizeof(Word)};
+      advise_huge_pages(params.cache.keys, bytes);
+      advise_huge_pages(params.cache.values, bytes);
+    }
+    append<Word>(params, num_threads);
+  });
 }
 
 }  // namespace fastregion::cpu
