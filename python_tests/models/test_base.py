@@ -268,9 +268,9 @@ class TestStream:
         assert joined == texts
 
     def test_white_space_around_the_text_is_left_out(self, captioner: TinyCaptioner) -> None:
-        from fastregion.models.base import _Pieces
+        from fastregion.models.pieces import Pieces
 
-        pieces = _Pieces(captioner.tokenizer)
+        pieces = Pieces(captioner.tokenizer)
         tokens = captioner.tokenizer.encode("  a  né \n")
         found = [pieces.put(t, last=i == len(tokens) - 1) for i, t in enumerate(tokens)]
         assert "".join(found) == "a  né"
