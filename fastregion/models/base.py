@@ -24,6 +24,7 @@ from fastregion.images import ImageSource, RgbImage, load_image
 from fastregion.language import EarlyStopping, PackedPrompts, Tokenizer
 from fastregion.models import checkpoint
 from fastregion.models.description import Description
+from fastregion.models.pieces import StrippedText
 from fastregion.models.request import (
     RegionRequest,
     Sampling,
@@ -422,22 +423,8 @@ class Captioner(ABC):
     ) -> tuple[VideoRequest, bool]:
         """The request, and whether it is about one object."""
         self._check_reads_video()
-        if not frames:
-            raise ValueError("image: expected at least one frame, got none")
         images = tuple(load_image(frame) for frame in frames)
-        size = images[0].shape[:2]
-        if not isinstance(regions, (list, tuple)) and not hasattr(regions, "shape"):
-            raise TypeError(
-                "regions: of a video, expected a list with a region for each frame, "
-                f"got {type(regions).__name__}"
-            )
-        given = list(regions)
-        one = all(region is None or is_one_region(region, size) for region in given)
-        objects = tuple(
-            tuple(_region_or_none(region, size) for region in regions_of_one)
-            for regions_of_one in ([given] if one else given)
-        )
-        return VideoRequest(images, objects, prompt), one
+        return VideoRequest.of(images, regions, prompt)
 
     def _run(
         self, requests: Sequence[RegionRequest | VideoRequest], sampling: Sampling
@@ -474,7 +461,7 @@ class Captioner(ABC):
                 timings=timings,
                 image=image,
             )
-            for (image, region), answer in zip(_subjects(request), generated, strict=False)
+            for (image, region), answer in zip(request.subjects, generated, strict=False)
         ]
 
     def _stream(
@@ -483,7 +470,7 @@ class Captioner(ABC):
         generator = sampling.generator(self.device)
         first = 0
         for request in requests:
-            texts = [_Stripped() for _ in _subjects(request)]
+            texts = [StrippedText() for _ in request.subjects]
             pieces = language.stream_text(
                 self.decoder,
                 tokenizer=self.tokenizer,
@@ -529,42 +516,3 @@ class Captioner(ABC):
 def _parts(prompts: PackedPrompts | SharedPrompts) -> dict[str, Any]:
     """As arguments of ``language.generate_text``."""
     return {"prompts": prompts} if isinstance(prompts, PackedPrompts) else vars(prompts)
-
-
-def _region_or_none(region: Any, size: tuple[int, int]) -> Region | None:
-    """A region of one frame; None if it is None or a mask without a pixel."""
-    if region is None:
-        return None
-    if len(getattr(region, "shape", ())) >= 2 and not region.any():
-        return None
-    return as_regions([region], size)[0]
-
-
-def _subjects(request: RegionRequest | VideoRequest) -> list[tuple[RgbImage, Region]]:
-    """What each answer is about; of an object in a video, the frame that shows most of it."""
-    if isinstance(request, RegionRequest):
-        return [(request.image, region) for region in request.regions]
-    found = []
-    for regions in request.objects:
-        seen = [
-            (frame, region)
-            for frame, region in zip(request.frames, regions, strict=True)
-            if region is not None
-        ]
-        found.append(max(seen, key=lambda pair: pair[1].area))
-    return found
-
-
-class _Stripped:
-    """A text in pieces, which join to the whole text without outer white space."""
-
-    def __init__(self) -> None:
-        self._begun = False
-        self._space = ""  # white space that is only shown if text follows
-
-    def put(self, text: str) -> str:
-        text = self._space + text if self._begun else text.lstrip()
-        piece = text.rstrip()
-        self._space = text[len(piece) :]
-        self._begun = self._begun or bool(piece)
-        return piece

@@ -17,7 +17,7 @@ from PIL import Image
 from fastregion import language
 from fastregion.images import RgbImage
 from fastregion.language import EarlyStopping
-from fastregion.regions import Region
+from fastregion.regions import Region, as_regions
 
 __all__ = ["RegionRequest", "Sampling", "VideoRequest", "check_int", "is_one_region"]
 
@@ -68,6 +68,11 @@ class RegionRequest:
                     f"the image, got {region.size}"
                 )
         _check_instruction(self.instruction, len(self.regions) if self.joint else None)
+
+    @property
+    def subjects(self) -> list[tuple[RgbImage, Region]]:
+        """What each answer is about, with its picture."""
+        return [(self.image, region) for region in self.regions]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -126,6 +131,50 @@ class VideoRequest:
                         f"got {region.size}"
                     )
         _check_instruction(self.instruction, None)
+
+    @classmethod
+    def of(
+        cls, frames: tuple[RgbImage, ...], regions: Any, instruction: str | None
+    ) -> tuple[VideoRequest, bool]:
+        """Read what a caller gives as regions; also, whether that is one object.
+
+        Args:
+            frames: as the field.
+            regions: of one object, a list (or an array of masks) with a region for each frame: what
+                ``as_regions`` takes, None, or a mask without a pixel; or a list of such lists.
+            instruction: as the field.
+
+        Raises:
+            TypeError, ValueError: as for ``as_regions`` and the class.
+        """
+        if not frames:
+            raise ValueError("image: expected at least one frame, got none")
+        size = frames[0].shape[:2]
+        if not isinstance(regions, (list, tuple)) and not hasattr(regions, "shape"):
+            raise TypeError(
+                "regions: of a video, expected a list with a region for each frame, "
+                f"got {type(regions).__name__}"
+            )
+        given = list(regions)
+        one = all(region is None or is_one_region(region, size) for region in given)
+        objects = tuple(
+            tuple(_region_or_none(region, size) for region in regions_of_one)
+            for regions_of_one in ([given] if one else given)
+        )
+        return cls(frames, objects, instruction), one
+
+    @property
+    def subjects(self) -> list[tuple[RgbImage, Region]]:
+        """Of each object, the frame that shows most of it and its region there."""
+        found = []
+        for regions in self.objects:
+            seen = [
+                (frame, region)
+                for frame, region in zip(self.frames, regions, strict=True)
+                if region is not None
+            ]
+            found.append(max(seen, key=lambda pair: pair[1].area))
+        return found
 
     def split(self, batch_size: int) -> Iterator[VideoRequest]:
         """The same request in parts of at most ``batch_size`` objects."""
@@ -237,3 +286,12 @@ def _check_instruction(instruction: str | None, num_regions: int | None) -> None
     for number in _PLACEHOLDER.findall(instruction):
         if int(number) >= known:
             raise ValueError(f"prompt: names <Prompt{number}>, but only {known} {where}")
+
+
+def _region_or_none(region: Any, size: tuple[int, int]) -> Region | None:
+    """A region of one frame; None if it is None or a mask without a pixel."""
+    if region is None:
+        return None
+    if len(getattr(region, "shape", ())) >= 2 and not region.any():
+        return None
+    return as_regions([region], size)[0]

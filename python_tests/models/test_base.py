@@ -297,9 +297,9 @@ class TestStream:
         assert joined == texts
 
     def test_white_space_around_the_text_is_left_out(self) -> None:
-        from fastregion.models.base import _Stripped
+        from fastregion.models.pieces import StrippedText
 
-        pieces = _Stripped()
+        pieces = StrippedText()
         assert "".join(pieces.put(text) for text in "  a  né \n") == "a  né"
 
     def test_stop_strings_hold_text_back(
