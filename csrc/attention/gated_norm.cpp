@@ -170,9 +170,9 @@ void backward(const GatedNormParams& p, const GatedNormBackward& rows, void* wor
                     parts + (b * kParameters + which) * p.channels);
       }
       if (!p.gate_per_channel) {
-        Acc total = 0;
-        for (int64_t c = 0; c < p.channels; ++c) total += sums[static_cast<size_t>(c)];
-        parts[b * kParameters * p.channels] = total;
+        double total = 0;  // terms of both signs cancel to a small rest
+        for (int64_t c = 0; c < p.channels; ++c) total += double{sums[static_cast<size_t>(c)]};
+        parts[b * kParameters * p.channels] = static_cast<Acc>(total);
       }
     }
   });
