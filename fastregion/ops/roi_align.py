@@ -15,8 +15,9 @@ Layouts: maps in planes (NCHW) and channels last are read where they are, slices
 anything else is copied once. Result and gradient are contiguous NCHW, as torchvision's are.
 
 Dtypes: ``input`` float32, float64, float16, bfloat16 (the output has the same); ``boxes`` any of
-these. Numerics: weights and sums in float32 (float64 for float64), rounded once. Autocast: none,
-the dtype given is the dtype computed with. Differentiable in ``input``, twice; not in ``boxes``.
+these; a quantized input of one image is computed in float32 and quantized again. Numerics: weights
+and sums in float32 (float64 for float64), rounded once. Autocast: none, the dtype given is the
+dtype computed with. Differentiable in ``input``, twice; not in ``boxes``. Scripted by TorchScript.
 Deterministic, except the gradient on a GPU, which adds with atomics unless
 ``torch.use_deterministic_algorithms`` asks for the slower fixed order. Devices: any (reference);
 see ``fastregion.ops.OPERATORS`` for kernels. Boxes with NaN or infinity, or of no image, are
@@ -24,13 +25,13 @@ refused on the CPU; on other devices that would need a synchronisation, and thei
 A NaN or infinite feature reaches the bins that read it; in the reference, the whole box.
 """
 
-from __future__ import annotations
-
+# No "from __future__ import annotations" here: TorchScript reads the types themselves.
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._jit_internal import BroadcastingList2  # type: ignore[attr-defined]
 
 from fastregion.ops.backend import backend as choose_backend
 from fastregion.ops.checks import (
@@ -179,11 +180,14 @@ def roi_align(
 
     Raises:
         TypeError: ``input`` or ``boxes`` not of a floating dtype listed in the module.
+        RuntimeError: A quantized ``input`` of more than one image.
         ValueError: Wrong ranks, a map without cells, more lists of boxes than images, an
             ``output_size`` that is not one or two positive integers, tensors on different devices,
             or (on the CPU) boxes that are not finite or whose batch index is of no image.
     """
     name = "roi_align"
+    if input.is_quantized:
+        return _quantized(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     if input.dim() != 4:
         raise ValueError(f"{name}: input must be [N, C, H, W], got shape {tuple(input.shape)}")
     if input.shape[2] < 1 or input.shape[3] < 1:
@@ -208,6 +212,34 @@ def roi_align(
 torch.fx.wrap("roi_align")  # a leaf for symbolic tracing: its checks cannot run on proxies
 
 
+@torch.jit.ignore  # type: ignore[untyped-decorator]
+def _from_script(
+    input: Tensor,
+    boxes: Tensor | list[Tensor],
+    output_size: list[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    return roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+
+
+def _scriptable(
+    input: Tensor,
+    boxes: Tensor | list[Tensor],
+    output_size: BroadcastingList2[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """What TorchScript compiles in place of ``roi_align``, whose checks it does not understand."""
+    out: Tensor = _from_script(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+    return out
+
+
+roi_align.__prepare_scriptable__ = lambda: _scriptable  # type: ignore[attr-defined]
+
+
 class RoIAlign(torch.nn.Module):
     """``roi_align`` with fixed settings, as a module."""
 
@@ -224,7 +256,7 @@ class RoIAlign(torch.nn.Module):
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
 
-    def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, input: Tensor, rois: Tensor | list[Tensor]) -> Tensor:
         """See ``roi_align``."""
         return roi_align(
             input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
@@ -236,6 +268,18 @@ class RoIAlign(torch.nn.Module):
             f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
             f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
         )
+
+
+def _quantized(input: Tensor, boxes: Any, *settings: Any) -> Tensor:
+    """As torchvision has it: one image; the result in the scale and zero point of the input."""
+    if input.shape[0] != 1:
+        raise RuntimeError(
+            "roi_align: Only one image per batch is allowed where input is quantized, "
+            f"got {input.shape[0]}"
+        )
+    plain = boxes.dequantize() if isinstance(boxes, Tensor) else [b.dequantize() for b in boxes]
+    out = roi_align(input.dequantize(), plain, *settings)
+    return torch.quantize_per_tensor(out, input.q_scale(), input.q_zero_point(), input.dtype)
 
 
 def _boxes_to_rois(input: Tensor, boxes: Sequence[Tensor]) -> Tensor:

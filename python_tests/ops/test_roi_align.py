@@ -288,6 +288,48 @@ def test_autocast_changes_nothing() -> None:
     assert result.dtype == torch.float32
 
 
+class _Pool(torch.nn.Module):
+    def __init__(self, pool: torch.nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, maps: Tensor, boxes: list[Tensor]) -> Tensor:
+        return self.pool(maps, boxes)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("size", [3, (3, 2), [3, 2]], ids=str)
+def test_torchscript(size: int | list[int] | tuple[int, int]) -> None:
+    input = torch.rand(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    boxes = [torch.tensor([[0.5, 1, 4, 5]]).double(), torch.tensor([[1.0, 0, 6, 3]]).double()]
+    rois = torch.cat((torch.tensor([[0.0], [1.0]]).double(), torch.cat(boxes)), dim=1)
+    scripted = torch.jit.script(roi_align)
+    expected = roi_align(input, rois, size, aligned=True)
+    assert torch.equal(scripted(input, rois, size, aligned=True), expected)
+    assert torch.equal(scripted(input, boxes, size, aligned=True), expected)
+    assert torch.autograd.gradcheck(lambda x: scripted(x, rois, size), (input,))
+    module = torch.jit.script(_Pool(RoIAlign(size, 1.0, -1, aligned=True)))
+    assert torch.equal(module(input, boxes), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*[Qq]uantiz")
+@pytest.mark.parametrize(("scale", "zero_point"), [(1.0, 0), (0.5, 10)])
+@pytest.mark.parametrize("dtype", [torch.quint8, torch.qint8, torch.qint32], ids=str)
+def test_quantized(scale: float, zero_point: int, dtype: torch.dtype) -> None:
+    def quantized(values: Tensor) -> Tensor:
+        return torch.quantize_per_tensor(values, scale, zero_point, dtype)
+
+    input = quantized(torch.randint(20, 50, (1, 2, 10, 10)).float())
+    rois = quantized(torch.tensor([[0.0, 0, 0, 4, 9], [0, 3, 2, 8, 8]]))
+    result = roi_align(input, rois, 5)
+    expected = roi_align(input.dequantize(), rois.dequantize(), 5)
+    assert torch.equal(result.int_repr(), quantized(expected).int_repr())
+    assert (result.q_scale(), result.q_zero_point()) == (scale, zero_point)
+    with pytest.raises(RuntimeError, match="Only one image per batch is allowed"):
+        roi_align(torch.cat((input, input)), rois, 5)
+
+
 def test_module() -> None:
     module = RoIAlign((2, 3), 0.5, sampling_ratio=2, aligned=True)
     assert repr(module) == (
