@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import os
+import random
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import simt_module
+import torch
 from hypothesis import settings
 
 SIMT = simt_module.install()
+FRESH_DATA = "--fresh-data"
 
-# Time limits per example would judge the load of the machine, not the code.
-settings.register_profile("fastregion", deadline=None)
-settings.load_profile("fastregion")
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Time limits per example would judge the load of the machine, not the code.
+    repeat = not config.getoption(FRESH_DATA)
+    settings.register_profile("fastregion", deadline=None, derandomize=repeat)
+    settings.load_profile("fastregion")
+
+
+@pytest.fixture(autouse=True)
+def seeds(request: pytest.FixtureRequest) -> None:
+    """A test has the same random data every time, whatever runs before it; or new data."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    if request.config.getoption(FRESH_DATA):
+        seed = random.SystemRandom().randrange(2**32)
+    print(f"seed of random and torch: {seed}")
+    random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -31,6 +49,11 @@ def outside_the_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption(
+        FRESH_DATA,
+        action="store_true",
+        help="new random data in every test (a failing test prints its seed)",
+    )
 
 
 def gpu_missing() -> str | None:

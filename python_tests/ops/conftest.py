@@ -1,7 +1,6 @@
 """What every operator test shares: the backends, and the rule for low precision."""
 
 import os
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,14 +16,6 @@ from fastregion._native import native_module
 class Backend:
     name: str
     device: torch.device
-
-
-@pytest.fixture(autouse=True)
-def torch_seed() -> None:
-    """Fresh data for every run; the seed stands in the output of a failing test."""
-    seed = random.randrange(2**32)  # pytest-randomly's own seed repeats it
-    print(f"torch.manual_seed({seed})")
-    torch.manual_seed(seed)
 
 
 _BACKENDS = ["reference", "cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

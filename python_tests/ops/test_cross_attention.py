@@ -169,7 +169,11 @@ def test_packed(backend, dtype, causal: bool, index_dtype: torch.dtype) -> None:
     for one, other in zip(
         (*results, *ours), (*expected, *torch.autograd.grad(total, leaves)), strict=True
     ):
-        torch.testing.assert_close(one, other)
+        tolerance = {}
+        if one.dtype.itemsize == 2:  # the gradient reads out, which may be rounded the other way
+            eps = torch.finfo(one.dtype).eps
+            tolerance = {"rtol": eps, "atol": 2 * eps * max(1, other.detach().abs().max().item())}
+        torch.testing.assert_close(one, other, **tolerance)
 
 
 @pytest.mark.parametrize(
