@@ -115,8 +115,8 @@ def test_second_gradient() -> None:
     for tensors, function in ((ours, linear), (plain, functional.linear)):
         first = torch.autograd.grad(function(*tensors).square().sum(), tensors, create_graph=True)
         found.append(torch.autograd.grad(sum(g.square().sum() for g in first), tensors))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+    for one, other in zip(*found, strict=True):  # sums of cancelling terms as large as the largest
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
 
 
 @pytest.mark.usefixtures("always", "product")
