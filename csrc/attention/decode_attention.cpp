@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <limits>
 #include <memory>
+#include <numbers>
 #include <type_traits>
 #include <vector>
 
@@ -57,8 +58,6 @@ struct DecodeChunk {
 }  // namespace
 }  // namespace fastregion
 
-#define FASTREGION_ISA_SOURCE "attention/exp.inc"
-#include "core/for_each_isa.h"
 #define FASTREGION_ISA_SOURCE "attention/decode_attention.inc"
 #include "core/for_each_isa.h"
 
