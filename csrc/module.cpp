@@ -43,7 +43,7 @@ PYBIND11_MODULE(_C, module) {
   module.attr("cuda_compiled") = kCudaCompiled;
   module.def(
       "cpu_isa", [] { return isa_name(active_isa()); },
-      "Instruction set that the CPU operators use: baseline, avx2 or avx512.");
+      "Instruction set that the CPU operators use: baseline, avx2, avx512 or avx512_bf16.");
   module.def("cuda_device_count", &cuda_device_count,
              "Number of CUDA devices this build can use (0 without CUDA kernels or driver).");
   module.def("cuda_obstacle", &cuda_obstacle,

@@ -50,6 +50,33 @@
 #undef FASTREGION_ISA
 #undef FASTREGION_ISA_LEVEL
 
+#if defined(FASTREGION_ISA_BF16)
+#define FASTREGION_ISA avx512_bf16
+#define FASTREGION_ISA_LEVEL 3
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,"     \
+                                                   "avx512vl,avx512cd,avx2,fma,f16c,bmi,bmi2," \
+                                                   "lzcnt,popcnt"))),                          \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target( \
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt")
+#if !defined(FASTREGION_EMULATE_BF16_DOT)
+#pragma GCC target("avx512bf16")  // on top of those
+#endif
+#endif
+#include FASTREGION_ISA_SOURCE
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef FASTREGION_ISA
+#undef FASTREGION_ISA_LEVEL
+#endif  // FASTREGION_ISA_BF16
+
 #endif  // __x86_64__
 
+#undef FASTREGION_ISA_BF16
 #undef FASTREGION_ISA_SOURCE
