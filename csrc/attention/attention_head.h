@@ -23,6 +23,7 @@ struct HeadRows {
 };
 
 // Only the keys that are seen at all, one behind the other: what lies in the others is never read.
+// An instruction set may keep keys and values as pairs of bfloat16 in the place of these numbers.
 template <class Real>
 struct PackedKeys {
   int64_t count;

@@ -2,10 +2,11 @@
 //
 // A work item of the forward pass is a block of queries of one head of one sequence, of the
 // gradient a key-value head of a sequence, or with few of them a part of its queries. Its keys and
-// values are packed once in the accumulation type, transposed and zero-padded, and stay in the L2
-// cache (0.5 MB for 729 keys of width 72) while the blocks pass by; only keys that are seen are
-// packed, so hidden ones cost nothing. Arithmetic is 4 * queries * keys * width operations a head,
-// 10 for the gradient, of which nearly all are register-tiled multiply-adds.
+// values are packed once in the accumulation type (or as pairs of bfloat16, where the CPU
+// multiplies these), transposed and zero-padded, and stay in the L2 cache (0.5 MB for 729 keys of
+// width 72) while the blocks pass by; only keys that are seen are packed, so hidden ones cost
+// nothing. Arithmetic is 4 * queries * keys * width operations a head, 10 for the gradient, of
+// which nearly all are register-tiled multiply-adds.
 //
 // Items never share an output, and what is summed over items is summed in their order: the bits do
 // not depend on the number of threads.
@@ -23,6 +24,11 @@
 #include "core/isa.h"
 #include "core/parallel.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define FASTREGION_ISA_BF16
 #define FASTREGION_ISA_SOURCE "attention/cross_attention.inc"
 #include "core/for_each_isa.h"
 
@@ -127,7 +133,7 @@ class Head {
         head_rows<const T>(params_.key, sequence_.batch, sequence_.first_key, kv_head);
     const auto values =
         head_rows<const T>(params_.value, sequence_.batch, sequence_.first_key, kv_head);
-    FASTREGION_SELECT_ISA(pack_head<T>)
+    FASTREGION_SELECT_ISA_BF16(T, pack_head<T>)
     (keys, values, index_.data(), std::ssize(index_), params_.width, gradient_, row_.data(),
      keys_.data(), values_.data(), key_rows_.data());
   }
@@ -198,7 +204,7 @@ void forward(const CrossAttentionParams& p, int num_threads) {
       const AttendedRows<T> to = {
           .out = head_rows<T>(p.out, sequence.batch, sequence.first_query + first, head),
           .logsumexp = static_cast<Real*>(p.logsumexp) + keys.place(head, first)};
-      FASTREGION_SELECT_ISA(attend<T>)
+      FASTREGION_SELECT_ISA_BF16(T, attend<T>)
       (keys.queries(head, first), to, keys.packed(), p.width, static_cast<Real>(p.scale),
        scratch.data());
     }

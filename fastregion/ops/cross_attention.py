@@ -20,11 +20,12 @@ infinity included, never reaches that query, nor does such a query reach their g
 Dtypes: ``q``, ``k``, ``v`` float32, float64, float16 or bfloat16, all the same, and so is ``out``;
 ``logsumexp`` is float32 (float64 for float64), and ``key_bias`` is read in that dtype. Numerics:
 scores, exponentials and sums in float32 (float64 for float64), rounded once; kernels for tensor
-cores round the probabilities to the dtype of ``v``. Autocast: none, the dtype given is the dtype
-computed with. Differentiable in ``q``, ``k``, ``v`` and ``key_bias``, through both results, once.
-Deterministic; on the CPU the bits do not depend on the number of threads. Devices: any (reference);
-see ``fastregion.ops.OPERATORS`` for kernels, which take D a multiple of 8 up to 256.
-``cu_seqlens`` are checked on the CPU; on other devices that would need a synchronisation.
+cores, and for CPUs with products of bfloat16 pairs, round the probabilities to the dtype of ``v``.
+Autocast: none, the dtype given is the dtype computed with. Differentiable in ``q``, ``k``, ``v``
+and ``key_bias``, through both results, once. Deterministic; on the CPU the bits do not depend on
+the number of threads. Devices: any (reference); see ``fastregion.ops.OPERATORS`` for kernels, which
+take D a multiple of 8 up to 256. ``cu_seqlens`` are checked on the CPU; on other devices that would
+need a synchronisation.
 """
 
 from __future__ import annotations

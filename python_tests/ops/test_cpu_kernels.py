@@ -104,7 +104,7 @@ def run_all(backend: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor
     yield from with_gradients(out, *attended, bias)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512_bf16"])
 def test_instruction_sets(isa: str) -> None:
     """In a process of its own, as the choice is made once; a lower set is always available."""
     script = f"""

@@ -221,21 +221,27 @@ def test_layouts(backend, dtype) -> None:
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("hidden_by", ["bias", "causality", "other sequence"])
-def test_nothing_leaks_from_hidden_keys(backend, poison: float, hidden_by: str) -> None:
-    """Nor from queries into the gradients of keys that they do not see."""
-    q, k, v = (torch.randn(37, 2, 16, device=backend.device) for _ in range(3))
+@pytest.mark.parametrize(("dtype", "clean"), [(torch.float32, 20), (torch.bfloat16, 21)], ids=str)
+def test_nothing_leaks_from_hidden_keys(
+    backend, poison: float, hidden_by: str, dtype: torch.dtype, clean: int
+) -> None:
+    """Nor from queries into the gradients of keys that they do not see.
+
+    bfloat16 may be multiplied in pairs: of an odd number of keys the last one stands alone.
+    """
+    q, k, v = (torch.randn(37, 2, 16).to(backend.device, dtype) for _ in range(3))
     grad = torch.randn_like(q)
     settings: dict = {"backend": backend.name}
-    clean_q, clean_k = slice(0, 20), slice(0, 20)
+    clean_q, clean_k = slice(0, clean), slice(0, clean)
     if hidden_by == "bias":
         bias = torch.zeros(37, device=backend.device)
-        bias[20:] = -math.inf
+        bias[clean:] = -math.inf
         settings["key_bias"] = bias[None]
         clean_q = slice(0, 37)
     elif hidden_by == "causality":
         settings["causal"] = True
     else:
-        bounds = torch.tensor([0, 20, 37], device=backend.device)
+        bounds = torch.tensor([0, clean, 37], device=backend.device)
         settings |= {"cu_seqlens_q": bounds, "cu_seqlens_k": bounds}
 
     def run() -> list[Tensor]:
@@ -243,19 +249,19 @@ def test_nothing_leaks_from_hidden_keys(backend, poison: float, hidden_by: str) 
         leaves = [x.clone().requires_grad_() for x in tensors]
         out, lse = cross_attention(*leaves, **settings)
         weight = grad.view_as(out)
-        grads = torch.autograd.grad((out, lse), leaves, (weight, weight.sum(-1)))
+        grads = torch.autograd.grad((out, lse), leaves, (weight, weight.float().sum(-1)))
         results = [x.reshape(37, *x.shape[-2:]) for x in (out, *grads)]
         return [results[0][clean_q], lse.reshape(37, 2)[clean_q], results[1][clean_q]] + [
             x[clean_k] for x in results[2:]
         ]
 
     if hidden_by != "bias":  # queries behind see the keys in front, and would taint their gradients
-        grad[20:] = 0
-        q[20:] = 0
+        grad[clean:] = 0
+        q[clean:] = 0
     expected = run()
-    k[20:], v[20:] = poison, poison
+    k[clean:], v[clean:] = poison, poison
     if hidden_by == "causality":
-        # Tainted rows 20.. have NaN results, and so has what they give to the keys in front.
+        # Tainted rows behind have NaN results, and so has what they give to the keys in front.
         expected, actual = expected[:3], run()[:3]
     else:
         actual = run()
