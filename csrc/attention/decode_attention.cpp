@@ -19,6 +19,10 @@
 #include "core/parallel.h"
 #include "core/rows.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace fastregion {
 namespace {
 
@@ -31,6 +35,7 @@ constexpr int64_t kMergedPerThread = 16 * 1024;
 template <class Acc>
 struct DecodeSum {
   Acc maximum, total;  // of the scores; of exp(score - maximum)
+  Acc weight;          // total of the weights: these, perhaps rounded
 };
 
 // One query head of one token, and where its part goes.
@@ -58,6 +63,7 @@ struct DecodeChunk {
 }  // namespace
 }  // namespace fastregion
 
+#define FASTREGION_ISA_BF16
 #define FASTREGION_ISA_SOURCE "attention/decode_attention.inc"
 #include "core/for_each_isa.h"
 
@@ -220,7 +226,7 @@ void attend(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& pa
                           .sum = &parts.sums[static_cast<size_t>(part * p.width)]});
         }
       }
-      FASTREGION_SELECT_ISA(decode::attend_chunk<T>)
+      FASTREGION_SELECT_ISA_BF16(T, decode::attend_chunk<T>)
       ({.keys = keys,
         .values = values,
         .width = p.width,
@@ -246,7 +252,7 @@ void merge(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& par
       const size_t token = static_cast<size_t>(i / p.num_heads);
       sums.clear();
       weights.clear();
-      Acc maximum = -std::numeric_limits<Acc>::infinity(), total = 0;
+      Acc maximum = -std::numeric_limits<Acc>::infinity(), total = 0, weight = 0;
       const auto each_part = [&](auto&& use) {
         const auto range = [&](int64_t begin, int64_t count) {
           for (int64_t slot = begin; slot < begin + count; ++slot) {
@@ -265,8 +271,9 @@ void merge(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& par
         weights.push_back(std::exp(result.maximum - maximum));
         sums.push_back(&parts.sums[static_cast<size_t>(part * p.width)]);
         total += weights.back() * result.total;
+        weight += weights.back() * result.weight;
       });
-      for (Acc& weight : weights) weight /= total;
+      for (Acc& part : weights) part /= weight;
       weighted_sum(static_cast<T*>(p.out) + i * p.width, nullptr, sums.data(), weights.data(),
                    std::ssize(sums), p.width);
       static_cast<Acc*>(p.logsumexp)[i] = sums.empty() ? maximum : maximum + std::log(total);

@@ -19,8 +19,9 @@
 //   M = max m_c   L = sum of exp(m_c - M) l_c   out = sum of exp(m_c - M) sum_c / L
 //   logsumexp = M + log L
 //
-// Sums in float32 (double for double), rounded once. The cut depends on nothing but the lengths:
-// deterministic, for any number of threads.
+// Sums in float32 (double for double), rounded once. Where the CPU multiplies pairs of bfloat16,
+// the exponentials are rounded to it first, and L, for out, is the sum of the rounded. The cut
+// depends on nothing but the lengths: deterministic, for any number of threads.
 #pragma once
 
 #include <cstdint>

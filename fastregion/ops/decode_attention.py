@@ -22,10 +22,11 @@ see, NaN included, never reaches its result.
 
 Dtypes: float32, float64, float16, bfloat16, the same for queries and caches; logsumexp is float32
 (float64 for float64). Numerics: scores, weights and sums in float32 (float64 for float64), rounded
-once. Not differentiable: an operator for inference. Autocast: none. Deterministic. Devices: any
-(reference); see ``fastregion.ops.OPERATORS`` for kernels. Lengths, rows and groups are read where
-they are: on the CPU wrong ones are refused; on CUDA, where the host reads nothing and a step can be
-captured in a graph, lengths are cut to the capacity and a row or group outside counts as empty.
+once; a CPU with products of bfloat16 pairs rounds the weights too. Not differentiable: an operator
+for inference. Autocast: none. Deterministic. Devices: any (reference); see
+``fastregion.ops.OPERATORS`` for kernels. Lengths, rows and groups are read where they are: on the
+CPU wrong ones are refused; on CUDA, where the host reads nothing and a step can be captured in a
+graph, lengths are cut to the capacity and a row or group outside counts as empty.
 """
 
 from __future__ import annotations
