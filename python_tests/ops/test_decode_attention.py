@@ -63,13 +63,26 @@ def eager(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> tuple[
     return (weights @ v).transpose(0, 1), scores.logsumexp(-1).transpose(0, 1)
 
 
+def magnitude(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """What rounding errors of the result are relative to: the sums over absolute values."""
+    scale, group = q.shape[2] ** -0.5, q.shape[1] // k.shape[0]
+    q = q.double().transpose(0, 1)
+    k, v = (x.double().repeat_interleave(group, dim=0) for x in (k, v))
+    seen = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
+    seen = seen.tril(k.shape[1] - q.shape[1])
+    weights = (scale * q @ k.mT).masked_fill(~seen, -math.inf).softmax(-1).nan_to_num(0.0)
+    sizes = scale * q.abs() @ k.abs().mT + 1
+    return ((weights * sizes) @ v.abs()).transpose(0, 1)
+
+
 def check_all(check, result, q: Tensor, k: list[Tensor], v: list[Tensor], counts) -> None:
     """Results of all sequences against eager in the same dtype and in float64."""
     parts = q.split(list(counts))
     plain = [eager(*x) for x in zip(parts, k, v, strict=True)]
     exact = [eager(*(t.double() for t in x)) for x in zip(parts, k, v, strict=True)]
     out, logsumexp = result
-    check(out, *(torch.cat([o for o, _ in way]) for way in (plain, exact)))
+    sums = torch.cat([magnitude(*x) for x in zip(parts, k, v, strict=True)])
+    check(out, *(torch.cat([o for o, _ in way]) for way in (plain, exact)), sums)
     expected = torch.cat([lse for _, lse in exact])
     assert logsumexp.dtype == (torch.float64 if q.dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(logsumexp.double(), expected, rtol=1e-5, atol=1e-5)
