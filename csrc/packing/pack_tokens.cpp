@@ -57,6 +57,7 @@ void scatter(const ScatterRowsParams& p, int num_threads) {
   T* out = static_cast<T*>(p.out);
   const int64_t* sorted_end = p.sorted_rows + p.total;
   const int64_t row_bytes = p.channels * int64_t{sizeof(T)};
+  advise_huge_pages(out, p.num_rows * row_bytes);
   parallel_for(p.num_rows, kBytesPerThread / row_bytes + 1, num_threads,
                [&](int64_t begin, int64_t end) {
                  std::vector<const T*> repeats;

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/huge_pages.h"
 #include "core/parallel.h"
 #include "roi/box_taps.h"
 #include "roi/pool_box.h"
@@ -252,6 +253,7 @@ void backward(const RoiAlignParams& p, const std::vector<int64_t>& order, int nu
   const int64_t bins = p.output_height * p.output_width;
   const int64_t cells = p.height * p.width;
   const std::vector<Window> windows = windows_of_images<Acc>(p, order, num_threads);
+  advise_huge_pages(p.input, p.num_images * p.channels * cells * int64_t{sizeof(T)});
   int64_t largest = 0;
   for (const Window& window : windows) {
     if (!window.rows.empty()) largest = std::max(largest, window.cells());

@@ -98,7 +98,7 @@ def _make_gradient(shape: _Shape, device: torch.device) -> Ways:
         ours=lambda: gradients(ours),
         peers={"SDPA": lambda: gradients(sdpa)},
         bytes=2 * _bytes(tensors),
-        tolerance=1e-4,
+        tolerance=1e-5,
     )
 
 

@@ -185,7 +185,7 @@ def _make_vision(max_num_tiles: int, device: torch.device) -> Ways:
         ours=ours,
         peers={"published": published},
         bytes=8 * (max_num_tiles + 1) * captioner.config.tokens_per_tile * 2048 * 4,
-        tolerance=1e-3,
+        tolerance=1e-5,
         comparable=image_tokens,
     )
 

@@ -106,7 +106,7 @@ def _embedding(values: Tensor, channels: int, has_bias: bool) -> _Embedding:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    return 2e-3 if dtype == torch.float32 else 0.5
+    return 1e-5 if dtype == torch.float32 else 1e-2
 
 
 def _make_gar(
@@ -122,15 +122,11 @@ def _make_gar(
         tiles = mask_tiles(mask, grid, _TILE)
         return mask_patch_embed(tiles, weight, add_to=tokens, table=table)
 
-    buffer = tokens.clone()
+    buffer = tokens.clone()  # every call adds once more; the first result is the one compared
 
     def added_in_place() -> Tensor:
         return mask_patch_embed_(buffer, mask_tiles(mask, grid, _TILE), weight, table=table)
 
-    if in_place:  # every call adds once more, so the result is compared here
-        torch.testing.assert_close(
-            added_in_place(), data.by_convolution(), rtol=0.0, atol=_tolerance(dtype)
-        )
     size = tokens.numel() * tokens.element_size()
     return Ways(
         ours=added_in_place if in_place else added,
@@ -140,7 +136,6 @@ def _make_gar(
         },
         bytes=HEIGHT * WIDTH if in_place else HEIGHT * WIDTH + 2 * size,
         tolerance=_tolerance(dtype),
-        comparable=(lambda _: None) if in_place else (lambda result: result),
     )
 
 
@@ -154,7 +149,9 @@ def _make_dam(
     levels = levels.expand(batch, -1, -1).contiguous()
     data = _embedding((levels.double() / 255 * 2 - 1).to(dtype)[:, None], 1152, True)
     weight, bias, tokens, table = data.weight, data.bias, data.tokens, data.table
-    buffer = tokens.clone()
+    assert bias is not None
+    background = bias - weight.float().sum((1, 2, 3))
+    buffer = (tokens + background).to(dtype)
 
     def added() -> Tensor:
         return mask_patch_embed(levels, weight, bias, tokens, outside=-1, table=table)
@@ -168,7 +165,6 @@ def _make_dam(
         peers={"convolution and add": data.by_convolution},
         bytes=levels.numel() + (0 if in_place else 2 * size),
         tolerance=_tolerance(dtype),
-        comparable=(lambda _: None) if in_place else (lambda result: result),
     )
 
 

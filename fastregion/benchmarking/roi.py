@@ -104,7 +104,7 @@ def _make_replay(
         ours=lambda: roi_replay(tiles, grid, boxes, _BINS),
         peers=peers,
         bytes=size,
-        tolerance=1e-4 if dtype == torch.float32 else 2e-2,
+        tolerance=2e-5 if dtype == torch.float32 else 1e-2,
     )
 
 
@@ -121,7 +121,7 @@ def _make_replay_gradient(grid: tuple[int, int], count: int, device: torch.devic
         ours=lambda: gradient(ours),
         peers={"merged once": lambda: gradient(merged)},
         bytes=size,
-        tolerance=2e-3,
+        tolerance=2e-5,
     )
 
 
@@ -135,7 +135,7 @@ def _make_buffered_replay(
         ours=lambda: roi_replay(tiles, grid, boxes, _BINS, out=out),
         peers={"merged once": lambda: _merged_once(tiles, grid, boxes)},
         bytes=size,
-        tolerance=1e-4 if dtype == torch.float32 else 2e-2,
+        tolerance=2e-5 if dtype == torch.float32 else 1e-2,
     )
 
 
@@ -180,7 +180,7 @@ def _make_align(shape: _AlignShape, device: torch.device) -> Ways:
     if torchvision is not None:
         peers["torchvision"] = lambda: torchvision.roi_align(features, boxes, *settings)
     return Ways(
-        ours=lambda: roi_align(features, boxes, *settings), peers=peers, bytes=size, tolerance=1e-4
+        ours=lambda: roi_align(features, boxes, *settings), peers=peers, bytes=size, tolerance=2e-5
     )
 
 
@@ -199,7 +199,7 @@ def _make_align_gradient(shape: _AlignShape, device: torch.device) -> Ways:
     if torchvision is not None:
         theirs = torchvision.roi_align(features, boxes, *settings)
         peers["torchvision"] = lambda: gradient(theirs)
-    return Ways(ours=lambda: gradient(ours), peers=peers, bytes=size, tolerance=1e-3)
+    return Ways(ours=lambda: gradient(ours), peers=peers, bytes=size, tolerance=2e-5)
 
 
 _ALIGN_SHAPES = (

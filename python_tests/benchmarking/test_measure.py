@@ -1,4 +1,4 @@
-"""The timer, and that every case runs and agrees with its peers is the benchmarks' own check."""
+"""The timer. That every case runs and agrees with its peers is the benchmarks' own check."""
 
 import time
 
@@ -31,6 +31,7 @@ def test_a_slower_peer_has_its_ratio() -> None:
     assert ways.ours is fast
     assert 2 < row.ratio("slow") < 20
     assert row.roof_share == pytest.approx(2.0 / row.ours_ms)  # 12 bytes take 2 ms
+    assert row.ours_spread >= 0
     assert row.to_json()["peers"][0]["name"] == "slow"
 
 
@@ -40,6 +41,8 @@ def test_a_slower_peer_has_its_ratio() -> None:
         (torch.ones(3), torch.ones(3), 0.0, True),
         (torch.ones(3), torch.ones(3) + 1e-3, 0.0, False),
         (torch.ones(3), torch.ones(3) + 1e-3, 1e-2, True),
+        (torch.tensor([0.0, 100.0]), torch.tensor([0.5, 100.0]), 1e-2, True),
+        (torch.tensor([0.0, 100.0]), torch.tensor([0.5, 100.0]), 1e-3, False),
         (["a", "b"], ["a", "b"], 0.0, True),
         (["a", "b"], ["a"], 0.0, False),
         (["a", "b"], ["a", "c"], 0.0, False),
