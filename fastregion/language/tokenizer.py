@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import tokenizers
@@ -50,6 +52,12 @@ class Tokenizer:
             for token_id, token in sorted(backend.get_added_tokens_decoder().items())
             if token.special
         }
+        self._special_ids = frozenset(self.special_tokens.values())
+        byte_ids = (backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        known = [token_id for token_id in byte_ids if token_id is not None]
+        # SentencePiece's: characters that the vocabulary does not have, byte by byte.
+        self._byte_ids: list[int] = known if len(known) == 256 else []
+        self._bytes = {token_id: byte for byte, token_id in enumerate(self._byte_ids)}
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -99,9 +107,29 @@ class Tokenizer:
         return ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of token ids; bytes that are no character become U+FFFD."""
-        text: str = self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        """Text of token ids; of bytes that are no character each becomes U+FFFD."""
+        ids = list(token_ids)
+        if skip_special_tokens:
+            ids = [token_id for token_id in ids if token_id not in self._special_ids]
+        text: str = self.backend.decode(self._mended(ids), skip_special_tokens=skip_special_tokens)
         return text
+
+    def _mended(self, token_ids: list[int]) -> list[int]:
+        """Token ids with the bytes of U+FFFD for every byte that is no part of a character.
+
+        For a single wrong byte the library would give up all byte tokens around it; SentencePiece
+        does not.
+        """
+        found: list[int] = []
+        for is_byte, run in groupby(token_ids, self._bytes.__contains__):
+            if is_byte:
+                data = bytes(self._bytes[token_id] for token_id in run)
+                text = data.decode("utf-8", "surrogateescape")  # a surrogate for each wrong byte
+                mended = re.sub("[\udc80-\udcff]", _INCOMPLETE, text).encode()
+                found += [self._byte_ids[byte] for byte in mended]
+            else:
+                found += run
+        return found
 
     def token_id(self, token: str) -> int:
         """Id of a token given by its text.
@@ -121,8 +149,7 @@ class Tokenizer:
 class Detokenizer:
     """Text of a token stream, piece by piece; never half a character.
 
-    The pieces, with the one from ``flush``, join to ``tokenizer.decode`` of all tokens (up to the
-    number of U+FFFD where a vocabulary with byte fallback produces malformed bytes). A token may
+    The pieces, with the one from ``flush``, join to ``tokenizer.decode`` of all tokens. A token may
     end inside a character, so text that ends in U+FFFD waits for more.
     What a token adds is found by decoding it after the tokens of the previous piece, because some
     decoders treat the first token of a text differently (a leading space).

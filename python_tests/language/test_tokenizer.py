@@ -130,14 +130,27 @@ def test_streamed_pieces_join_to_the_decoded_text_for_any_tokens(
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["▁a", "▁red", "s", "▁"]) | st.characters(codec="utf-8")))
-def test_the_same_with_word_marks_and_byte_fallback(parts: list[str]) -> None:
+@given(
+    st.lists(
+        st.sampled_from(["▁a", "▁red", "s", "▁"])
+        | st.characters(codec="utf-8").map(str.encode)
+        | st.binary(max_size=4)
+    )
+)
+def test_the_same_with_word_marks_and_byte_fallback(parts: list[str | bytes]) -> None:
     tok = sentence_piece()
     ids = []
     for part in parts:
-        known = tok.backend.token_to_id(part)
-        ids += [1 + byte for byte in part.encode()] if known is None else [known]
+        ids += [tok.token_id(part)] if isinstance(part, str) else [1 + byte for byte in part]
     assert "".join(pieces(tok, ids)) == tok.decode(ids)
+
+
+def test_only_wrong_bytes_are_given_up() -> None:
+    tok = sentence_piece()
+    data = b"\xc3\xa9\xe2\x82A\xff\xc3\xa9\xed\xa0\x80\xc3"
+    wrong = "\N{REPLACEMENT CHARACTER}"
+    text = tok.decode([1 + byte for byte in data])
+    assert text == f"é{2 * wrong}A{wrong}é{4 * wrong}"
 
 
 def test_a_character_comes_whole_and_as_soon_as_it_is_whole() -> None:
