@@ -26,28 +26,30 @@ class Echo(Captioner):
         self.model_id = "echo"
         self.calls: list[RegionRequest] = []
 
-    def _run(self, requests: Any, sampling: Any) -> Any:
-        self.calls += requests
-        return [
-            fr.Description(
-                text=f"{region.area} pixels",
-                region=region,
-                model_id="echo",
-                token_ids=(),
-                token_logprobs=(),
-                finish_reason="stop",
-                timings={},
-                image=request.image,
-            )
-            for request in requests
-            for region in request.regions
-        ]
-
     def _missing(self, *args: Any) -> Any:
         raise AssertionError("no model is run here")
 
     build_model = process = encode = append_text = _missing
     decoder = eos_token_ids = property(_missing)
+
+
+def sizes(captioner: Echo, requests: list[RegionRequest], sampling: Any) -> list[fr.Description]:
+    """How large each region is."""
+    captioner.calls += requests
+    return [
+        fr.Description(
+            text=f"{region.area} pixels",
+            region=region,
+            model_id="echo",
+            token_ids=(),
+            token_logprobs=(),
+            finish_reason="stop",
+            timings={},
+            image=request.image,
+        )
+        for request in requests
+        for region in request.regions
+    ]
 
 
 @pytest.fixture
@@ -61,6 +63,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
         return captioner
 
     monkeypatch.setattr(api, "load", load)
+    monkeypatch.setattr("fastregion.models.base.generate_answers", sizes)
     captioner.loads = loads  # type: ignore[attr-defined]
     api._built_in.cache_clear()
     yield captioner
@@ -174,5 +177,5 @@ class TestBadInput:
         monkeypatch.undo()
         with pytest.raises(ValueError, match="model: unknown name 'nothing'"):
             fr.describe(photo, (0, 0, 2, 2), model="nothing")
-        with pytest.raises(NotImplementedError, match="model: DAM"):
-            fr.describe(photo, (0, 0, 2, 2), model="nvidia/DAM-3B")
+        with pytest.raises(NotImplementedError, match="model: URECA"):
+            fr.describe(photo, (0, 0, 2, 2), model="ureca")

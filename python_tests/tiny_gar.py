@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from fastregion.benchmarking.gar import byte_tokenizer
+from fastregion.benchmarking.gar import gar_tokenizer
 from fastregion.models.gar import GarCaptioner, GarConfig
 from fastregion.models.gar.processing import ProcessorConfig
 from fastregion.models.gar.prompts import crop_token
 
-TOKENIZER = byte_tokenizer()
+TOKENIZER = gar_tokenizer()
 
 
 def config_values(*, large: bool = True) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastregion.benchmarking.captioning import byte_tokenizer, published_answer
 from fastregion.benchmarking.measure import Case, Ways
 from fastregion.language import Tokenizer
 from fastregion.models.gar import GarCaptioner, GarConfig
@@ -38,36 +38,17 @@ _CENTRES = (
 )  # fmt: skip
 
 
-def byte_tokenizer(num_frames: int = 16, num_regions: int = 5) -> Tokenizer:
-    """Every byte is a token, as are GAR's special ones; a BOS token is added where asked for."""
-    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(
-        tokenizers.models.BPE({letter: i for i, letter in enumerate(letters)}, merges=[])
-    )
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    bos, *turns = (
-        f"<|{name}|>" for name in ("begin_of_text", "start_header_id", "end_header_id", "eot_id")
-    )
-    backend.add_special_tokens(
-        [
-            bos,
-            *turns,
-            "<|image|>",
-            "<|video|>",
-            *map(crop_token, range(num_frames)),
-            *map(region_name, range(num_regions)),
-        ]
-    )
-    backend.post_processor = tokenizers.processors.TemplateProcessing(
-        single=f"{bos} $A", special_tokens=[(bos, backend.token_to_id(bos))]
-    )
-    return Tokenizer(backend)
+def gar_tokenizer() -> Tokenizer:
+    """Bytes, and GAR's special tokens for 16 frames and 5 regions."""
+    turns = ("begin_of_text", "start_header_id", "end_header_id", "eot_id")
+    bos, *special = (f"<|{name}|>" for name in (*turns, "image", "video"))
+    special += [*map(crop_token, range(16)), *map(region_name, range(5))]
+    return byte_tokenizer([bos, *special], bos)
 
 
 @lru_cache(maxsize=1)
 def _captioner(max_num_tiles: int) -> GarCaptioner:
-    tokenizer = byte_tokenizer()
+    tokenizer = gar_tokenizer()
     values = GarConfig.gar_1b(replay="released").to_dict()
     values["crop_tokens_ids"] = [tokenizer.token_id(crop_token(k)) for k in range(5)]
     base = values["mllm_config"]
@@ -148,15 +129,7 @@ def _published_answers(captioner: GarCaptioner, batch: GarBatch) -> list[list[in
         embeddings[ids == config.mllm_config.image_token_id] = features.flatten(0, 1)
         replayed = model.replay(features[1:], batch.grids[k][1], batch.boxes[k : k + 1])
         embeddings[ids == next(iter(prompt.regions))] = replayed[0]
-        output = decoder.generate(
-            inputs_embeds=embeddings[None],
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-            max_new_tokens=_NEW_TOKENS,
-            min_new_tokens=_NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        answers.append(output[0].tolist())
+        answers.append(published_answer(decoder, embeddings, _NEW_TOKENS))
     return answers
 
 

@@ -10,7 +10,7 @@ import torch
 
 from fastregion._torchvision_guard import import_transformers
 
-__all__ = ["build_decoder"]
+__all__ = ["WITHOUT_EFFECT", "build_decoder"]
 
 # What shapes the numbers, by model_type. transformers leaves keys out that have its default value.
 _SHARED = {
@@ -67,7 +67,7 @@ _ROPE_KEYS = {
 }
 # What transformers (4.x and 5.x) and training code write into every config and what does not touch
 # the forward pass: names, task heads, tokens, outdated generation settings.
-_WITHOUT_EFFECT = """
+_UNUSED_NAMES = """
 add_cross_attention architectures attn_implementation auto_map bad_words_ids
 begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size
 decoder_start_token_id diversity_penalty do_sample dtype early_stopping
@@ -82,6 +82,7 @@ tf_legacy_loss tie_encoder_decoder tokenizer_class tokenizer_model_max_length
 tokenizer_padding_side top_k top_p torch_dtype torchscript transformers_version typical_p
 use_bfloat16 use_cache
 """
+WITHOUT_EFFECT = frozenset(_UNUSED_NAMES.split())
 
 
 def build_decoder(
@@ -134,12 +135,11 @@ def build_decoder(
 def _checked(config: Mapping[str, Any], model_type: str, source: str) -> dict[str, Any]:
     """The keys that shape the numbers; an unknown one, or a size that is none, is an error."""
     known = _KEYS[model_type]
-    without_effect = set(_WITHOUT_EFFECT.split())
     values: dict[str, Any] = {}
     for key, value in config.items():
         if key in known:
             values[key] = value
-        elif not key.startswith("_") and key not in without_effect:
+        elif not key.startswith("_") and key not in WITHOUT_EFFECT:
             raise ValueError(_unknown(source, key, known))
     for key in _SIZES:
         size = values.get(key)

@@ -9,24 +9,23 @@ scoring, saving and loading are written here, once.
 
 from __future__ import annotations
 
+import fnmatch
 import os
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
-from fastregion import language
 from fastregion.images import ImageSource, RgbImage, load_image
 from fastregion.language import EarlyStopping, PackedPrompts, Tokenizer
 from fastregion.models import checkpoint
-from fastregion.models.description import Description
-from fastregion.models.pieces import StrippedText
+from fastregion.models.answers import generate_answers, score_texts, stream_answers
 from fastregion.models.request import (
     RegionRequest,
+    Request,
     Sampling,
     VideoRequest,
     check_int,
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Captioner", "ModelConfig"]
 
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+Propagate = Callable[[Sequence[RgbImage], Region], Iterable[Any]]
 
 
 class ModelConfig(Protocol):
@@ -66,23 +67,25 @@ class Captioner(ABC):
         layout: how files call the parameters.
         batch_size: regions at a time where the caller does not say: enough to fill a CPU's or a
             small GPU's matrix products.
-        max_frames: of a video; 0 where the model describes single images only.
         config: the model's numbers.
         tokenizer: between text and token ids.
         model: one module that holds all weights.
         model_id: name of the weights, for people.
+        propagate: finds an object in a video, given as one region of its first frame: called with
+            the frames and that region, returns what ``describe`` takes for one object, a region or
+            None for each frame. None: videos need a region for each frame.
     """
 
     model_type: ClassVar[str]
     config_class: ClassVar[type[ModelConfig]]
     layout: ClassVar[Layout] = OWN_NAMES
     batch_size: ClassVar[int] = 32
-    max_frames: ClassVar[int] = 0
 
     config: ModelConfig
     tokenizer: Tokenizer
     model: nn.Module
     model_id: str
+    propagate: Propagate | None = None
 
     def __init__(
         self, config: ModelConfig, tokenizer: Tokenizer, *, model_id: str | None = None
@@ -113,6 +116,11 @@ class Captioner(ABC):
     def max_shared_regions(self) -> int:
         """How many regions may share one image; 1 where every region needs its own."""
         return 1
+
+    @property
+    def max_frames(self) -> int:
+        """Frames of a video that are looked at; 0 where the model describes single images only."""
+        return 0
 
     @abstractmethod
     def process(self, request: Any) -> Any:
@@ -172,7 +180,8 @@ class Captioner(ABC):
                 of a video.
             regions: one region or several: anything :func:`fastregion.regions.as_regions` takes. Of
                 an object in a video, a list with one for each frame (None, or an empty mask, where
-                it is not to be seen); of several objects, a list of such lists.
+                it is not to be seen); of several objects, a list of such lists. With
+                ``propagate`` set: one region of the first frame.
             prompt: what to say instead of a detailed description; ``<Prompt0>`` is the region.
             max_new_tokens: longest text, in tokens.
             temperature: 0 takes the most likely token; above, tokens are drawn from
@@ -201,7 +210,8 @@ class Captioner(ABC):
         Raises:
             FileNotFoundError, TypeError, ValueError: an argument is not as described; the message
                 begins with its name. Nothing has been computed then.
-            NotImplementedError: ``image`` is a video.
+            NotImplementedError: ``image`` is a video and the model describes single images only, or
+                is the path of one.
         """
         sampling = Sampling(
             max_new_tokens=max_new_tokens,
@@ -239,11 +249,11 @@ class Captioner(ABC):
                 batch_size = max(
                     batch_size - batch_size % self.max_shared_regions, self.max_shared_regions
                 )
-        parts: list[RegionRequest | VideoRequest] = list(request.split(batch_size))
+        parts: list[Request] = list(request.split(batch_size))
         if stream:
-            pieces = self._stream(parts, sampling)
+            pieces = stream_answers(self, parts, sampling)
             return (piece for _, piece in pieces) if one else pieces
-        results = self._run(parts, sampling)
+        results = generate_answers(self, parts, sampling)
         answers = results if return_details else [result.text for result in results]
         return answers[0] if one else answers
 
@@ -298,7 +308,7 @@ class Captioner(ABC):
         pixels = self._load_image(image)
         found = tuple(as_regions(regions, pixels.shape[:2]))
         request = RegionRequest(pixels, found, question, joint=True)
-        return self._run([request], sampling)[0].text
+        return generate_answers(self, [request], sampling)[0].text
 
     def score(
         self, image: ImageSource, regions: Any, texts: str | Sequence[str]
@@ -333,8 +343,35 @@ class Captioner(ABC):
         kept: dict[Any, Any] = {}
         for start in range(0, len(found), self.batch_size):
             part = slice(start, start + self.batch_size)
-            scores += self._score(pixels, found[part], wanted[part], kept)
+            scores += score_texts(self, pixels, found[part], wanted[part], kept)
         return scores[0] if one_text and is_one_region(regions, pixels.shape[:2]) else scores
+
+    def freeze(self, *patterns: str) -> list[str]:
+        """Choose what is trained: parameters whose published names fit a pattern are not.
+
+        All others are; a later call decides anew.
+
+        Args:
+            patterns: as in a shell, such as ``"vision_tower.*"`` or ``"*.layers.0.*"``; none
+                unfreezes everything.
+
+        Returns:
+            The published names of the parameters that are trained.
+
+        Raises:
+            ValueError: a pattern that no name fits.
+        """
+        named = {self.layout.published(name): p for name, p in self.model.named_parameters()}
+        for pattern in patterns:
+            if not fnmatch.filter(named, pattern):
+                raise ValueError(
+                    f"patterns: {pattern!r} fits no parameter; names are such as "
+                    f"{next(iter(named))!r}"
+                )
+        for name, parameter in named.items():
+            frozen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+            parameter.requires_grad_(not frozen)
+        return [name for name, parameter in named.items() if parameter.requires_grad]
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
@@ -378,12 +415,7 @@ class Captioner(ABC):
             FileNotFoundError: the folder or one of its files is missing.
             ValueError: a file is damaged, or the folder holds another kind of model.
         """
-        values = checkpoint.read_config(folder)
-        if values["model_type"] != cls.model_type:
-            raise ValueError(
-                f"model: {os.fspath(folder)!r} holds a {values['model_type']!r}, "
-                f"expected {cls.model_type!r}"
-            )
+        values = checkpoint.read_config(folder, cls.model_type)
         captioner = cls.without_weights(Path(folder), cls.config_class.from_dict(values), dtype)
         captioner.model_id = model_id or Path(folder).resolve().name
         load_weights(captioner.model, folder, cls.layout)
@@ -424,95 +456,18 @@ class Captioner(ABC):
         """The request, and whether it is about one object."""
         self._check_reads_video()
         images = tuple(load_image(frame) for frame in frames)
+        size = images[0].shape[:2] if images else (0, 0)
+        if (
+            images
+            and is_one_region(regions, size)
+            and not (isinstance(regions, (list, tuple)) and not regions)
+        ):
+            if self.propagate is None:
+                raise NotImplementedError(
+                    "regions: got one region of a video; pass a list with a region for each frame, "
+                    "or set propagate of the captioner to a function that finds the region of the "
+                    "first frame in the others"
+                )
+            (first,) = as_regions(regions, size)
+            regions = list(self.propagate(images, first))
         return VideoRequest.of(images, regions, prompt)
-
-    def _run(
-        self, requests: Sequence[RegionRequest | VideoRequest], sampling: Sampling
-    ) -> list[Description]:
-        generator = sampling.generator(self.device)
-        return [d for request in requests for d in self._generate(request, sampling, generator)]
-
-    def _generate(
-        self,
-        request: RegionRequest | VideoRequest,
-        sampling: Sampling,
-        generator: torch.Generator | None,
-    ) -> list[Description]:
-        start = time.perf_counter()
-        prompts = self._encode(request)
-        encoded = time.perf_counter()
-        generated = language.generate_text(
-            self.decoder,
-            tokenizer=self.tokenizer,
-            **_parts(prompts),
-            eos_token_ids=self.eos_token_ids,
-            generator=generator,
-            **sampling.whole(),
-        )
-        timings = {"encode": encoded - start, "generate": time.perf_counter() - encoded}
-        return [
-            Description(
-                text=answer.text.strip(),
-                region=region,
-                model_id=self.model_id,
-                token_ids=tuple(answer.token_ids),
-                token_logprobs=tuple(answer.logprobs),
-                finish_reason=answer.finish_reason,
-                timings=timings,
-                image=image,
-            )
-            for (image, region), answer in zip(request.subjects, generated, strict=False)
-        ]
-
-    def _stream(
-        self, requests: Sequence[RegionRequest | VideoRequest], sampling: Sampling
-    ) -> Iterator[tuple[int, str]]:
-        generator = sampling.generator(self.device)
-        first = 0
-        for request in requests:
-            texts = [StrippedText() for _ in request.subjects]
-            pieces = language.stream_text(
-                self.decoder,
-                tokenizer=self.tokenizer,
-                **_parts(self._encode(request)),
-                eos_token_ids=self.eos_token_ids,
-                generator=generator,
-                **sampling.per_token(),
-            )
-            for token, text in pieces:
-                if piece := texts[token.index].put(text):
-                    yield first + token.index, piece
-            first += len(texts)
-
-    def _score(
-        self,
-        image: RgbImage,
-        regions: Sequence[Region],
-        texts: Sequence[str],
-        kept: dict[Any, Any],
-    ) -> list[float]:
-        unique = {id(region): region for region in regions}
-        order = {key: index for index, key in enumerate(unique)}
-        prompts = self._encode(RegionRequest(image, tuple(unique.values()), kept=kept))
-        with torch.inference_mode():
-            assert isinstance(prompts, PackedPrompts)  # nothing is shared here
-            prompts = prompts.select([order[id(region)] for region in regions])
-            scores = language.score(self.decoder, self.append_text(prompts, texts))
-        return [float(value) for value in scores]
-
-    def _encode(self, request: RegionRequest | VideoRequest) -> PackedPrompts | SharedPrompts:
-        """Prompts in evaluation mode, without autograd; a model in training goes back to it."""
-        training = [module for module in self.model.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.inference_mode():
-                return self.encode(self.process(request))
-        finally:
-            for module in training:
-                module.training = True
-
-
-def _parts(prompts: PackedPrompts | SharedPrompts) -> dict[str, Any]:
-    """As arguments of ``language.generate_text``."""
-    return {"prompts": prompts} if isinstance(prompts, PackedPrompts) else vars(prompts)

@@ -19,10 +19,10 @@ from torch import nn
 from fastregion.language import Tokenizer
 from fastregion.models.weights import OWN_NAMES, WEIGHTS, Layout, save_weights
 
-__all__ = ["read_config", "save_folder"]
+__all__ = ["CONFIG", "read_config", "read_json", "save_folder"]
 
 CONFIG = "config.json"
-_MAX_CONFIG_BYTES = 1 << 20  # far above any honest one
+_MAX_JSON_BYTES = 1 << 20  # far above any honest one
 
 
 def save_folder(
@@ -30,7 +30,7 @@ def save_folder(
     *,
     config: dict[str, Any],
     model: nn.Module,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     dtype: torch.dtype | None = None,
     layout: Layout = OWN_NAMES,
     texts: Mapping[str, str] | None = None,
@@ -45,7 +45,7 @@ def save_folder(
         folder: made if it does not exist.
         config: JSON-able, with ``model_type``.
         model: the module whose weights are saved; not modified.
-        tokenizer: saved in the format of the tokenizers library.
+        tokenizer: saved in the format of the tokenizers library; None for a part without one.
         dtype: floating-point type to store weights in; None keeps theirs.
         layout: how the file calls the parameters.
         texts: further files by name.
@@ -60,7 +60,8 @@ def save_folder(
     # Inside the target, so that moving a finished file is a rename within one file system.
     with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as scratch:
         weights = save_weights(model, scratch, layout, dtype=dtype)
-        tokenizer.save(scratch)
+        if tokenizer is not None:
+            tokenizer.save(scratch)
         for name, text in (texts or {}).items():
             Path(scratch, name).write_text(text, encoding="utf-8")
         text = json.dumps(config, indent=2, sort_keys=True)
@@ -74,27 +75,43 @@ def save_folder(
             (target / WEIGHTS).unlink(missing_ok=True)
 
 
-def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def read_config(folder: str | os.PathLike[str], model_type: str | None = None) -> dict[str, Any]:
     """Read ``config.json``.
 
+    Args:
+        folder: where it lies.
+        model_type: what it must name; None for anything.
+
     Raises:
-        FileNotFoundError: there is no such folder or file.
-        ValueError: it is not a JSON object, names no ``model_type`` or is larger than 1 MiB.
+        FileNotFoundError, ValueError: as for :func:`read_json`; ValueError also where it names no
+            ``model_type`` or another.
     """
-    path = _existing(folder, CONFIG)
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise ValueError(f"model: {str(path)!r} is larger than {_MAX_CONFIG_BYTES} bytes")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # both bad UTF-8 and bad JSON
-        raise ValueError(f"model: {str(path)!r} is not valid JSON ({error})") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ValueError(f"model: {str(path)!r} must be a JSON object with a model_type")
+    config = read_json(folder, CONFIG)
+    found = config.get("model_type")
+    if not isinstance(found, str):
+        file = os.path.join(folder, CONFIG)
+        raise ValueError(f"model: {file!r} must be a JSON object with a model_type")
+    if model_type not in (None, found):
+        raise ValueError(f"model: {os.fspath(folder)!r} holds a {found!r}, expected {model_type!r}")
     return config
 
 
-def _existing(folder: str | os.PathLike[str], name: str) -> Path:
-    path = Path(folder) / name
-    if not path.is_file():
+def read_json(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
+    """Read a file of settings.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: it is not a JSON object, or larger than 1 MiB.
+    """
+    file = Path(folder, name)
+    if not file.is_file():
         raise FileNotFoundError(f"model: {os.fspath(folder)!r} has no {name}")
-    return path
+    if file.stat().st_size > _MAX_JSON_BYTES:
+        raise ValueError(f"model: {str(file)!r} is larger than {_MAX_JSON_BYTES} bytes")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # both bad UTF-8 and bad JSON
+        raise ValueError(f"model: {str(file)!r} is not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"model: {str(file)!r} must be a JSON object")
+    return values

@@ -19,7 +19,15 @@ from fastregion.images import RgbImage
 from fastregion.language import EarlyStopping
 from fastregion.regions import Region, as_regions
 
-__all__ = ["RegionRequest", "Sampling", "VideoRequest", "check_int", "is_one_region"]
+__all__ = [
+    "ImagesRequest",
+    "RegionRequest",
+    "Request",
+    "Sampling",
+    "VideoRequest",
+    "check_int",
+    "is_one_region",
+]
 
 _PLACEHOLDER = re.compile(r"<Prompt(\d+)>")
 
@@ -156,7 +164,10 @@ class VideoRequest:
                 f"got {type(regions).__name__}"
             )
         given = list(regions)
-        one = all(region is None or is_one_region(region, size) for region in given)
+        one = all(
+            region is None or is_one_region(region, size) or _is_some_mask(region)
+            for region in given
+        )
         objects = tuple(
             tuple(_region_or_none(region, size) for region in regions_of_one)
             for regions_of_one in ([given] if one else given)
@@ -180,6 +191,25 @@ class VideoRequest:
         """The same request in parts of at most ``batch_size`` objects."""
         for start in range(0, len(self.objects), batch_size):
             yield replace(self, objects=self.objects[start : start + batch_size])
+
+
+@dataclass(frozen=True, eq=False)
+class ImagesRequest:
+    """Regions of several images, for models that work on them at a time.
+
+    Attributes:
+        requests: at least one, none of them joint.
+    """
+
+    requests: tuple[RegionRequest, ...]
+
+    @property
+    def subjects(self) -> list[tuple[RgbImage, Region]]:
+        """What each answer is about, with its picture."""
+        return [subject for request in self.requests for subject in request.subjects]
+
+
+Request = RegionRequest | VideoRequest | ImagesRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +316,12 @@ def _check_instruction(instruction: str | None, num_regions: int | None) -> None
     for number in _PLACEHOLDER.findall(instruction):
         if int(number) >= known:
             raise ValueError(f"prompt: names <Prompt{number}>, but only {known} {where}")
+
+
+def _is_some_mask(region: Any) -> bool:
+    """Whether it is an array like a mask, of whatever size, and no list of boxes or points."""
+    shape: tuple[int, ...] = getattr(region, "shape", ())
+    return len(shape) == 2 and shape[-1] not in (2, 4)
 
 
 def _region_or_none(region: Any, size: tuple[int, int]) -> Region | None:

@@ -49,6 +49,7 @@ __all__ = ["Boxes", "GarCaptioner"]
 Boxes = Literal["per-region", "released"]
 
 _IMAGE, _END = "<|image|>", "<|eot_id|>"
+_FRAMES = 16
 _TILES_AT_A_TIME = 8  # through the vision tower: bounds its memory, and no product gets faster
 
 
@@ -79,7 +80,6 @@ class GarCaptioner(Captioner):
     config_class = GarConfig
     layout = PUBLISHED
     batch_size = 8  # a prompt has some 5000 tokens, for which keys and values are kept
-    max_frames = 16
 
     config: GarConfig
     model: GarModel
@@ -153,6 +153,11 @@ class GarCaptioner(Captioner):
     def max_shared_regions(self) -> int:
         """As many as there are names for."""
         return self.config.prompt_numbers
+
+    @property
+    def max_frames(self) -> int:
+        """As many as there are reserved tokens for, in training."""
+        return _FRAMES
 
     def texts(self) -> dict[str, str]:
         """Processor and chat template."""

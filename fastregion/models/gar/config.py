@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from fastregion.models.config_values import check_int, check_keys, required, wrong
 from fastregion.vision.perception_encoder import PerceptionEncoderConfig
 
 __all__ = ["GarConfig", "PerceptionLMConfig", "Replay"]
@@ -29,37 +29,6 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
 _REQUIRED_MODEL_ARGS = ("img_size", "ref_feat_shape")
 _MODEL_ARGS = (*_GIGANTIC, *_CORE, "init_values", *_REQUIRED_MODEL_ARGS)
 
-# What transformers writes into every configuration and what does not shape the model.
-_WITHOUT_EFFECT = frozenset(
-    (
-        "architectures",
-        "auto_map",
-        "bos_token_id",
-        "dtype",
-        "eos_token_id",
-        "initializer_range",
-        "is_encoder_decoder",
-        "model_type",
-        "pad_token_id",
-        "tie_word_embeddings",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "do_pooling",
-        "global_pool",
-        "label_names",
-        "num_classes",
-        "pretrained_cfg",
-        "problem_type",
-        "id2label",
-        "label2id",
-        "num_labels",
-        "output_attentions",
-        "output_hidden_states",
-        "return_dict",
-        "chunk_size_feed_forward",
-    )
-)
 _VISION_KEYS = ("architecture", "model_args", "num_features")
 
 
@@ -86,10 +55,10 @@ class PerceptionLMConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text_config, Mapping):
-            raise _wrong("mllm_config.text_config", "an object", self.text_config)
-        _check_int("mllm_config.projector_pooling_ratio", self.projector_pooling_ratio, 1)
+            raise wrong("mllm_config.text_config", "an object", self.text_config)
+        check_int("mllm_config.projector_pooling_ratio", self.projector_pooling_ratio, 1)
         for name in ("image_token_id", "video_token_id"):
-            _check_int(f"mllm_config.{name}", getattr(self, name), 0)
+            check_int(f"mllm_config.{name}", getattr(self, name), 0)
         vision = self.vision
         if any(cells % self.projector_pooling_ratio for cells in vision.grid):
             raise ValueError(
@@ -127,21 +96,21 @@ class GarConfig:
     replay: Replay = "aligned"
 
     def __post_init__(self) -> None:
-        _check_int("prompt_numbers", self.prompt_numbers, 1)
+        check_int("prompt_numbers", self.prompt_numbers, 1)
         for token_id in self.crop_tokens_ids:
-            _check_int("crop_tokens_ids", token_id, 0)
+            check_int("crop_tokens_ids", token_id, 0)
         if len(set(self.crop_tokens_ids)) != len(self.crop_tokens_ids):
-            raise _wrong("crop_tokens_ids", "different ids", list(self.crop_tokens_ids))
+            raise wrong("crop_tokens_ids", "different ids", list(self.crop_tokens_ids))
         if len(self.crop_tokens_ids) != self.prompt_numbers:
-            raise _wrong(
+            raise wrong(
                 "crop_tokens_ids",
                 f"one id for each of prompt_numbers = {self.prompt_numbers}",
                 list(self.crop_tokens_ids),
             )
         if self.mllm_config.image_token_id in self.crop_tokens_ids:
-            raise _wrong("crop_tokens_ids", "other ids than image_token_id", self.crop_tokens_ids)
+            raise wrong("crop_tokens_ids", "other ids than image_token_id", self.crop_tokens_ids)
         if self.replay not in ("released", "aligned"):
-            raise _wrong("replay", "'released' or 'aligned'", self.replay)
+            raise wrong("replay", "'released' or 'aligned'", self.replay)
 
     @classmethod
     def gar_1b(cls, *, replay: Replay = "aligned") -> GarConfig:
@@ -240,28 +209,28 @@ class GarConfig:
         known = [item.name for item in fields(cls)]
         derived = ("patch_size_h", "patch_size_w", "kernel_size")
         channels = "mask_path_embedding_out_channels"
-        _check_keys("", values, [*known, *derived, channels])
-        base_values = _required("", values, "mllm_config")
+        check_keys("", values, [*known, *derived, channels])
+        base_values = required("", values, "mllm_config")
         if not isinstance(base_values, Mapping):
-            raise _wrong("mllm_config", "an object", base_values)
+            raise wrong("mllm_config", "an object", base_values)
         base_known = [item.name for item in fields(PerceptionLMConfig)]
-        _check_keys("mllm_config.", base_values, base_known)
+        check_keys("mllm_config.", base_values, base_known)
         base = PerceptionLMConfig(
-            **{name: _required("mllm_config.", base_values, name) for name in base_known}
+            **{name: required("mllm_config.", base_values, name) for name in base_known}
         )
         patch, width = base.vision.patch_size, base.vision.hidden_size
         expected = {"kernel_size": [patch, patch], channels: width}
         expected.update(dict.fromkeys(derived[:2], patch))
         for key, value in expected.items():
             if values.get(key) not in (None, value):
-                raise _wrong(key, f"{value} (from mllm_config.vision_config)", values[key])
-        crop_tokens = _required("", values, "crop_tokens_ids")
+                raise wrong(key, f"{value} (from mllm_config.vision_config)", values[key])
+        crop_tokens = required("", values, "crop_tokens_ids")
         if not isinstance(crop_tokens, (list, tuple)):
-            raise _wrong("crop_tokens_ids", "a list of ids", crop_tokens)
+            raise wrong("crop_tokens_ids", "a list of ids", crop_tokens)
         return cls(
             mllm_config=base,
             crop_tokens_ids=tuple(crop_tokens),
-            prompt_numbers=_required("", values, "prompt_numbers"),
+            prompt_numbers=required("", values, "prompt_numbers"),
             replay=values.get("replay", "released"),
         )
 
@@ -269,37 +238,35 @@ class GarConfig:
 def _vision(values: Mapping[str, Any]) -> PerceptionEncoderConfig:
     where = "mllm_config.vision_config."
     if not isinstance(values, Mapping):
-        raise _wrong(where[:-1], "an object", values)
-    _check_keys(where, values, _VISION_KEYS)
-    name = _required(where, values, "architecture")
+        raise wrong(where[:-1], "an object", values)
+    check_keys(where, values, _VISION_KEYS)
+    name = required(where, values, "architecture")
     if name not in _ARCHITECTURES:
-        raise _wrong(where + "architecture", f"one of {', '.join(_ARCHITECTURES)}", name)
-    given = _required(where, values, "model_args")
+        raise wrong(where + "architecture", f"one of {', '.join(_ARCHITECTURES)}", name)
+    given = required(where, values, "model_args")
     if not isinstance(given, Mapping):
-        raise _wrong(where + "model_args", "an object", given)
+        raise wrong(where + "model_args", "an object", given)
     where += "model_args."
     for key in _REQUIRED_MODEL_ARGS:
-        _required(where, given, key)
-    _check_keys(where, given, _MODEL_ARGS)
+        required(where, given, key)
+    check_keys(where, given, _MODEL_ARGS)
     args = {**_ARCHITECTURES[name], **given}
     if args["use_post_transformer_norm"] is not False:
-        raise _wrong(
-            where + "use_post_transformer_norm", "false", args["use_post_transformer_norm"]
-        )
+        raise wrong(where + "use_post_transformer_norm", "false", args["use_post_transformer_norm"])
     if args["global_pool"] != "":
-        raise _wrong(where + "global_pool", "an empty string", args["global_pool"])
+        raise wrong(where + "global_pool", "an empty string", args["global_pool"])
     for key in ("embed_dim", "depth", "num_heads", "patch_size"):
-        _check_int(where + key, args[key], 1)
-    scale = _required(where, args, "init_values")
+        check_int(where + key, args[key], 1)
+    scale = required(where, args, "init_values")
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise _wrong(where + "init_values", "a number", scale)
+        raise wrong(where + "init_values", "a number", scale)
     width = args["embed_dim"]
     if values.get("num_features") not in (None, width):
-        raise _wrong("mllm_config.vision_config.num_features", f"{width}", values["num_features"])
+        raise wrong("mllm_config.vision_config.num_features", f"{width}", values["num_features"])
     size, grid = (_pair(where + key, args[key]) for key in _REQUIRED_MODEL_ARGS)
     kernel = (size[0] // grid[0], size[1] // grid[1])
     if kernel != (args["patch_size"],) * 2:  # the mask convolution has to give the same grid
-        raise _wrong(where + "ref_feat_shape", f"img_size / patch_size of {list(size)}", list(grid))
+        raise wrong(where + "ref_feat_shape", f"img_size / patch_size of {list(size)}", list(grid))
     large = "_large_" in name
     try:
         return PerceptionEncoderConfig(
@@ -349,35 +316,10 @@ def _published_text(**sizes: Any) -> dict[str, Any]:
     }
 
 
-def _check_keys(where: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
-    known = list(known)
-    for key in values:
-        if key not in known and key not in _WITHOUT_EFFECT and not key.startswith("_"):
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise ValueError(
-                f"config.json: unknown key {where + key!r}; the nearest known is {nearest!r}"
-            )
-
-
-def _required(where: str, values: Mapping[str, Any], key: str) -> Any:
-    if values.get(key) is None:
-        raise ValueError(f"config.json: {where + key!r} is missing")
-    return values[key]
-
-
-def _check_int(name: str, value: Any, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise _wrong(name, f"an integer of at least {at_least}", value)
-
-
 def _pair(name: str, value: Any) -> tuple[int, int]:
     pair = value if isinstance(value, (list, tuple)) else (value, value)
     if len(pair) != 2:
-        raise _wrong(name, "height and width", value)
+        raise wrong(name, "height and width", value)
     for side in pair:
-        _check_int(name, side, 1)
+        check_int(name, side, 1)
     return pair[0], pair[1]
-
-
-def _wrong(name: str, expected: str, got: Any) -> ValueError:
-    return ValueError(f"config.json: {name} must be {expected}, got {got!r}")

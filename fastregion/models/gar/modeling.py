@@ -20,11 +20,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastregion import ops
-from fastregion.language import IGNORED_LABEL, PackedPrompts, build_decoder
+from fastregion.language import PackedPrompts, build_decoder
 from fastregion.models.gar.config import GarConfig
+from fastregion.models.training_steps import (
+    init_meta_parameters,
+    next_token_loss,
+    pack_prompts,
+    set_decoder_checkpointing,
+)
 from fastregion.vision.perception_encoder import PerceptionEncoder
 from fastregion.vision.pooled_projector import PooledProjector
 
@@ -93,19 +98,7 @@ class GarModel(nn.Module):
         Matrices are normal with a deviation of 0.02; the mask convolution is zero, as before
         training; norms and LayerScale have their usual first values.
         """
-        generator = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                if not parameter.is_meta:
-                    continue
-                value = torch.empty(parameter.shape, dtype=parameter.dtype)
-                if parameter.dim() > 1:
-                    value.normal_(0, 0.02, generator=generator)
-                elif name.startswith("gamma"):
-                    value.fill_(self.config.vision.layer_scale)
-                else:
-                    value.fill_(float(name == "weight"))
-                module.register_parameter(name, nn.Parameter(value))
+        init_meta_parameters(self, seed, {"gamma": self.config.vision.layer_scale})
         nn.init.zeros_(self.mask_patch_embedding.weight)
         self.decoder.tie_weights()
         return self
@@ -184,55 +177,17 @@ class GarModel(nn.Module):
             rows.append(row)
             if prompt.labels is not None:
                 labels.append(np.asarray(prompt.labels, np.int64))
-        lengths = [len(row) for row in rows]
-        positions = [
-            np.arange(prompt.start, prompt.start + length)
-            for prompt, length in zip(prompts, lengths, strict=True)
-        ]
-        device = table.device
-        packed = ops.pack_rows(
-            [table, features.flatten(0, 1), replayed.flatten(0, 1)],
-            torch.from_numpy(np.concatenate(rows)).to(device),
-        )
-        return PackedPrompts(
-            packed,
-            torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device),
-            torch.from_numpy(np.concatenate(positions)).to(device),
-            torch.from_numpy(np.concatenate(labels)).to(device) if labels else None,
-        )
+        sources = [table, features.flatten(0, 1), replayed.flatten(0, 1)]
+        return pack_prompts(sources, rows, [prompt.start for prompt in prompts], labels)
 
     def loss(self, prompts: PackedPrompts) -> Tensor:
-        """Mean cross entropy of the labelled tokens, each predicted by the token before it.
-
-        Args:
-            prompts: with labels; a label at the first place of a prompt is left out.
-
-        Raises:
-            ValueError: no labels.
-        """
-        if prompts.labels is None:
-            raise ValueError("prompts: labels are needed for a loss, got none")
-        padded = prompts.pad()
-        assert padded.labels is not None
-        hidden = self.decoder.model(
-            inputs_embeds=padded.inputs_embeds,
-            attention_mask=padded.attention_mask,
-            position_ids=padded.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        targets = padded.labels[:, 1:]
-        learned = targets != IGNORED_LABEL
-        # Only these rows go through the head: a vocabulary of 128262 is wide.
-        logits = self.decoder.lm_head(hidden[:, :-1][learned]).float()
-        return F.cross_entropy(logits, targets[learned])
+        """Mean cross entropy of the labelled tokens; see :func:`next_token_loss`."""
+        return next_token_loss(self.decoder, prompts)
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         """Keep only the inputs of layers for the backward pass, and compute the rest again."""
         self.vision_tower.gradient_checkpointing = on
-        verb = "enable" if on else "disable"
-        # transformers has renamed it.
-        names = (f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}")
-        next(getattr(self.decoder, name) for name in names if hasattr(self.decoder, name))()
+        set_decoder_checkpointing(self.decoder, on)
 
 
 def _place(row: np.ndarray, places: np.ndarray, values: np.ndarray, name: str) -> None:

@@ -7,7 +7,6 @@ resized bicubically with antialiasing in float32 and rounded to uint8 again, mas
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 
 from fastregion import ops
 from fastregion.images import RgbImage
+from fastregion.models.checkpoint import read_json
 from fastregion.regions import Region
 
 __all__ = ["ProcessorConfig", "choose_grid", "cut_tiles", "normalise", "region_box", "region_ids"]
@@ -62,11 +62,8 @@ class ProcessorConfig:
             file = Path(folder) / name
             if not file.is_file():
                 continue
-            try:
-                values = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"model: {str(file)!r} is not valid JSON ({error})") from error
-            if name == PROCESSOR and isinstance(values, dict):
+            values: Any = read_json(folder, name)
+            if name == PROCESSOR:
                 values = values.get("image_processor")
             if not isinstance(values, dict):
                 raise ValueError(f"model: {str(file)!r} must hold the image processor's settings")

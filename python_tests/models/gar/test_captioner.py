@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_gar
 import torch
+from captioner_checks import NEW, check_batches, token_ids
 
 from fastregion.language import generate
 from fastregion.models.gar import GarCaptioner
@@ -15,7 +16,6 @@ from fastregion.models.request import RegionRequest, VideoRequest
 from fastregion.regions import Region
 
 SIZE = (50, 70)
-NEW = {"max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +37,11 @@ def regions() -> list[Region]:
     return [Region.from_box(box, SIZE) for box in boxes]
 
 
-def ids(captioner: GarCaptioner, image: np.ndarray, regions: object, **more: object) -> list:
-    found = captioner.describe(image, regions, return_details=True, **NEW, **more)
-    return [list(one.token_ids) for one in found]
-
-
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_batched_equals_one_by_one(
     captioner: GarCaptioner, image: np.ndarray, regions: list[Region], count: int
 ) -> None:
-    chosen = regions[:count]
-    alone = [ids(captioner, image, [region])[0] for region in chosen]
-    assert ids(captioner, image, chosen) == alone
-    assert ids(captioner, image, chosen, batch_size=3) == alone
-    if count > 1:
-        assert len({tuple(one) for one in alone}) > 1  # regions are told apart
+    check_batches(captioner, image, regions[:count])
 
 
 def test_ragged_prompts(captioner: GarCaptioner, image: np.ndarray, regions: list[Region]) -> None:
@@ -145,7 +135,7 @@ def test_shared_prompts(captioner: GarCaptioner, image: np.ndarray, regions: lis
     texts = captioner.describe(image, regions, share="prompts", **NEW)
     assert len(texts) == 7
     # Groups stay whole, whatever the batch size.
-    assert ids(captioner, image, regions, share="prompts") == ids(
+    assert token_ids(captioner, image, regions, share="prompts") == token_ids(
         captioner, image, regions, share="prompts", batch_size=1
     )
 
@@ -166,7 +156,7 @@ def test_shared_prompts_are_the_whole_prompts(
     with torch.inference_mode():
         prompts = captioner.encode(replace(batch, prompts=whole, prefixes=(), prefix_of=()))
     expected = generate(captioner.decoder, prompts, eos_token_ids=captioner.eos_token_ids, **NEW)
-    found = ids(captioner, image, regions, share="prompts")
+    found = token_ids(captioner, image, regions, share="prompts")
     assert found == [one.token_ids for one in expected]
 
 

@@ -1,0 +1,131 @@
+"""From requests to answers: prompts in evaluation mode, decoding, text. For every captioner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastregion import language
+from fastregion.images import RgbImage
+from fastregion.language import PackedPrompts
+from fastregion.models.description import Description
+from fastregion.models.pieces import StrippedText
+from fastregion.models.request import RegionRequest, Request, Sampling
+from fastregion.models.shared_prompts import SharedPrompts
+from fastregion.regions import Region
+
+if TYPE_CHECKING:
+    from fastregion.models.base import Captioner
+
+__all__ = ["generate_answers", "score_texts", "stream_answers"]
+
+
+def generate_answers(
+    captioner: Captioner, requests: Sequence[Request], sampling: Sampling
+) -> list[Description]:
+    """Answers to all requests, worked on one after the other."""
+    generator = sampling.generator(captioner.device)
+    return [d for request in requests for d in _generate(captioner, request, sampling, generator)]
+
+
+def _generate(
+    captioner: Captioner,
+    request: Request,
+    sampling: Sampling,
+    generator: torch.Generator | None,
+) -> list[Description]:
+    start = time.perf_counter()
+    prompts = _encode(captioner, request)
+    encoded = time.perf_counter()
+    generated = language.generate_text(
+        captioner.decoder,
+        tokenizer=captioner.tokenizer,
+        **_parts(prompts),
+        eos_token_ids=captioner.eos_token_ids,
+        generator=generator,
+        **sampling.whole(),
+    )
+    timings = {"encode": encoded - start, "generate": time.perf_counter() - encoded}
+    return [
+        Description(
+            text=answer.text.strip(),
+            region=region,
+            model_id=captioner.model_id,
+            token_ids=tuple(answer.token_ids),
+            token_logprobs=tuple(answer.logprobs),
+            finish_reason=answer.finish_reason,
+            timings=timings,
+            image=image,
+        )
+        for (image, region), answer in zip(request.subjects, generated, strict=False)
+    ]
+
+
+def stream_answers(
+    captioner: Captioner, requests: Sequence[Request], sampling: Sampling
+) -> Iterator[tuple[int, str]]:
+    """Pieces of the answers' texts, each with the index of its answer among those of all."""
+    generator = sampling.generator(captioner.device)
+    first = 0
+    for request in requests:
+        texts = [StrippedText() for _ in request.subjects]
+        pieces = language.stream_text(
+            captioner.decoder,
+            tokenizer=captioner.tokenizer,
+            **_parts(_encode(captioner, request)),
+            eos_token_ids=captioner.eos_token_ids,
+            generator=generator,
+            **sampling.per_token(),
+        )
+        for token, text in pieces:
+            if piece := texts[token.index].put(text):
+                yield first + token.index, piece
+        first += len(texts)
+
+
+def score_texts(
+    captioner: Captioner,
+    image: RgbImage,
+    regions: Sequence[Region],
+    texts: Sequence[str],
+    kept: dict[Any, Any],
+) -> list[float]:
+    """Mean log-probability per token of a text for each region.
+
+    Args:
+        captioner: the model.
+        image: uint8 RGB ``[H, W, 3]``.
+        regions: one that comes several times is encoded once.
+        texts: one for each region.
+        kept: what the model keeps of the image from call to call.
+    """
+    unique = {id(region): region for region in regions}
+    order = {key: index for index, key in enumerate(unique)}
+    prompts = _encode(captioner, RegionRequest(image, tuple(unique.values()), kept=kept))
+    with torch.inference_mode():
+        if isinstance(prompts, SharedPrompts):
+            prompts = prompts.whole()
+        prompts = prompts.select([order[id(region)] for region in regions])
+        scores = language.score(captioner.decoder, captioner.append_text(prompts, texts))
+    return [float(value) for value in scores]
+
+
+def _encode(captioner: Captioner, request: Request) -> PackedPrompts | SharedPrompts:
+    """Prompts in evaluation mode, without autograd; a model in training goes back to it."""
+    training = [module for module in captioner.model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.inference_mode():
+            return captioner.encode(captioner.process(request))
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _parts(prompts: PackedPrompts | SharedPrompts) -> dict[str, Any]:
+    """As arguments of ``language.generate_text``."""
+    return {"prompts": prompts} if isinstance(prompts, PackedPrompts) else vars(prompts)

@@ -1,0 +1,109 @@
+"""What models on a transformers decoder share: first weights, prompts from rows, and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastregion import ops
+from fastregion.language import IGNORED_LABEL, PackedPrompts
+
+__all__ = [
+    "init_meta_parameters",
+    "next_token_loss",
+    "pack_prompts",
+    "set_decoder_checkpointing",
+]
+
+
+def init_meta_parameters(
+    model: nn.Module, seed: int, values: Mapping[str, float] | None = None
+) -> None:
+    """Give every parameter that lies on ``meta`` memory and random values, on the CPU.
+
+    Matrices are normal with a deviation of 0.02, weights of norms 1, other vectors 0.
+
+    Args:
+        model: modified.
+        seed: of the random values.
+        values: values of vectors by the beginning of their name in their module.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.is_meta:
+                continue
+            value = torch.empty(parameter.shape, dtype=parameter.dtype)
+            if parameter.dim() > 1:
+                value.normal_(0, 0.02, generator=generator)
+            else:
+                named = (v for start, v in (values or {}).items() if name.startswith(start))
+                value.fill_(next(named, float(name == "weight")))
+            module.register_parameter(name, nn.Parameter(value))
+
+
+def pack_prompts(
+    sources: Sequence[Tensor],
+    rows: Sequence[np.ndarray],
+    starts: Sequence[int],
+    labels: Sequence[np.ndarray],
+) -> PackedPrompts:
+    """Prompts from rows of several tables.
+
+    Args:
+        sources: ``[n_i, hidden]`` tensors, counted as one behind the other.
+        rows: for each prompt, int64 rows of the sources.
+        starts: for each prompt, the position of its first token.
+        labels: for each prompt, int64 labels of its tokens; empty where there are none.
+    """
+    device = sources[0].device
+    lengths = [len(row) for row in rows]
+    positions = [
+        np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)
+    ]
+    return PackedPrompts(
+        ops.pack_rows(list(sources), torch.from_numpy(np.concatenate(rows)).to(device)),
+        torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device),
+        torch.from_numpy(np.concatenate(positions)).to(device),
+        torch.from_numpy(np.concatenate(labels)).to(device) if labels else None,
+    )
+
+
+def next_token_loss(decoder: Any, prompts: PackedPrompts) -> Tensor:
+    """Mean cross entropy of the labelled tokens, each predicted by the token before it.
+
+    Args:
+        decoder: a transformers causal language model.
+        prompts: with labels; a label at the first place of a prompt is left out.
+
+    Raises:
+        ValueError: no labels.
+    """
+    if prompts.labels is None:
+        raise ValueError("prompts: labels are needed for a loss, got none")
+    padded = prompts.pad()
+    assert padded.labels is not None
+    hidden = decoder.model(
+        inputs_embeds=padded.inputs_embeds,
+        attention_mask=padded.attention_mask,
+        position_ids=padded.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    targets = padded.labels[:, 1:]
+    learned = targets != IGNORED_LABEL
+    # Only these rows go through the head: vocabularies are wide.
+    logits = decoder.lm_head(hidden[:, :-1][learned]).float()
+    return F.cross_entropy(logits, targets[learned])
+
+
+def set_decoder_checkpointing(decoder: Any, on: bool) -> None:
+    """Keep only the inputs of a decoder's layers for the backward pass."""
+    verb = "enable" if on else "disable"
+    # transformers has renamed it.
+    names = (f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}")
+    next(getattr(decoder, name) for name in names if hasattr(decoder, name))()
