@@ -7,7 +7,7 @@ h are the tokens of the focal crop as they leave an encoder layer, z those of th
 and values are projected from z as it is, without a norm. The gates begin at 0, so that a new block
 changes nothing. The released weights deviate from the paper in two places, and the defaults follow
 them: the gates multiply as they are, without tanh, and the MLP reads the sum after the attention,
-where the paper's Eq. 7 reads h.
+where the paper's Eq. 7 reads h. Both formulas of the paper can be chosen, for new training.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from fastregion.ops import Linear, cross_attention, gated_residual_norm
 from fastregion.ops.gated_residual_norm import GATE_ACTIVATIONS
+
+MLP_INPUTS = ("sum", "entry")
 
 
 class CrossAttention(nn.Module):
@@ -66,7 +68,12 @@ class GatedCrossAttentionBlock(nn.Module):
         layer_norm_eps: Of both norms.
         gate_activation: ``"raw"``, the gates as they are, or ``"tanh"``, the paper's formula, for
             new training.
+        mlp_input: ``"sum"``, the MLP reads a, or ``"entry"``, h, as in the paper's Eq. 7.
+        gated: False for gates that are 1 and no parameters (``zero_init_output`` false).
     """
+
+    attn_factor: Tensor
+    mlp_factor: Tensor
 
     def __init__(
         self,
@@ -76,6 +83,8 @@ class GatedCrossAttentionBlock(nn.Module):
         num_heads: int,
         layer_norm_eps: float = 1e-6,
         gate_activation: str = "raw",
+        mlp_input: str = "sum",
+        gated: bool = True,
     ) -> None:
         super().__init__()
         if num_heads < 1 or hidden_size % num_heads:
@@ -84,13 +93,19 @@ class GatedCrossAttentionBlock(nn.Module):
             )
         if gate_activation not in GATE_ACTIVATIONS:
             raise ValueError(f"gate_activation must be 'raw' or 'tanh', got {gate_activation!r}")
-        self.gate_activation = gate_activation
+        if mlp_input not in MLP_INPUTS:
+            raise ValueError(f"mlp_input must be 'sum' or 'entry', got {mlp_input!r}")
+        self.gate_activation = gate_activation if gated else "raw"
+        self.mlp_input = mlp_input
         self.layer_norm1 = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.cross_attn = CrossAttention(hidden_size=hidden_size, num_heads=num_heads)
-        self.attn_factor = nn.Parameter(torch.zeros(1))
         self.layer_norm2 = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.mlp = MLP(hidden_size=hidden_size, intermediate_size=intermediate_size)
-        self.mlp_factor = nn.Parameter(torch.zeros(1))
+        for name in ("attn_factor", "mlp_factor"):
+            if gated:
+                self.register_parameter(name, nn.Parameter(torch.zeros(1)))
+            else:  # has its value also where parameters are made on the meta device
+                self.register_buffer(name, torch.ones(1, device="cpu"), persistent=False)
 
     def forward(self, h: Tensor, z: Tensor, key_bias: Tensor | None = None) -> Tensor:
         """Let the crop look at the whole image.
@@ -127,6 +142,9 @@ class GatedCrossAttentionBlock(nn.Module):
         if z.dim() != 3 or z.shape[0] != h.shape[0] or z.shape[2] != width:
             raise ValueError(f"z must be [{h.shape[0]}, M, {width}], got shape {tuple(z.shape)}")
         attended = self.cross_attn(self.layer_norm1(h), z, key_bias)
+        if self.mlp_input == "entry":
+            a = torch.addcmul(h, self._gate(self.attn_factor).to(h.dtype), attended.to(h.dtype))
+            return a, self.mlp(self.layer_norm2(h)).to(a.dtype)
         a, normed = self._add_and_norm(h, attended, self.attn_factor, self.layer_norm2)  # Eq. 6
         return a, self.mlp(normed).to(a.dtype)
 
