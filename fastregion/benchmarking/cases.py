@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastregion.benchmarking import (
     attention,
+    dam,
     decoder,
     decoding,
     encoder,
@@ -29,4 +30,5 @@ CASES: tuple[Case, ...] = (
     *decoder.CASES,
     *regions.CASES,
     *gar.CASES,
+    *dam.CASES,
 )

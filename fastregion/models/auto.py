@@ -18,6 +18,7 @@ __all__ = ["BUILT_IN", "load"]
 _CLASSES = {
     "fastregion-mini": ("fastregion.models.mini", "MiniCaptioner"),
     "GAR": ("fastregion.models.gar", "GarCaptioner"),
+    "llava_llama": ("fastregion.models.dam", "DamCaptioner"),
 }
 
 # Captioners whose weights are part of the package, by name.
@@ -25,12 +26,18 @@ BUILT_IN = {"fastregion/mini": Path(__file__).with_name("mini") / "weights"}
 _ALIASES = {"mini": "fastregion/mini"}
 
 # Published checkpoints, downloaded by name: settings, vocabulary and weights, no code.
-_HUB = ("HaochenWang/GAR-1B", "HaochenWang/GAR-8B")
+_HUB = (
+    "HaochenWang/GAR-1B",
+    "HaochenWang/GAR-8B",
+    "nvidia/DAM-3B",
+    "nvidia/DAM-3B-Self-Contained",
+    "nvidia/DAM-3B-Video",
+)
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model"]
+_PICKLED_FILES = "pytorch_model*.bin"  # of which nothing is executed; where there is nothing else
 
 # Published systems that are planned: named so that asking for one gets an honest answer.
 _PLANNED = {
-    "dam": "DAM (nvidia/DAM-3B, nvidia/DAM-3B-Self-Contained, nvidia/DAM-3B-Video)",
     "ureca": "URECA",
     "pix2cap": "Pix2Cap",
 }
@@ -41,7 +48,8 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
 
     Args:
         name: ``"fastregion/mini"`` (or ``"mini"``), which needs no download; a published
-            checkpoint, ``"HaochenWang/GAR-1B"`` or ``"HaochenWang/GAR-8B"``, which is downloaded
+            checkpoint (``"HaochenWang/GAR-1B"``, ``"HaochenWang/GAR-8B"``, ``"nvidia/DAM-3B"``,
+            ``"nvidia/DAM-3B-Self-Contained"``, ``"nvidia/DAM-3B-Video"``), which is downloaded
             once; or a folder with a published checkpoint or written by ``save_pretrained``.
         dtype: floating-point type of the weights in memory; None keeps that of a published
             checkpoint, and float32 for mini.
@@ -68,6 +76,8 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
 
         try:
             folder = snapshot_download(text, allow_patterns=_HUB_FILES)
+            if not any(Path(folder).rglob("*.safetensors")):
+                folder = snapshot_download(text, allow_patterns=[*_HUB_FILES, _PICKLED_FILES])
         except OSError as error:  # what the library raises for missing networks, files and rights
             raise FileNotFoundError(
                 f"model: {text!r} cannot be downloaded ({type(error).__name__}: "

@@ -446,8 +446,8 @@ class Captioner(ABC):
     def _check_reads_video(self) -> None:
         if not self.max_frames:
             raise NotImplementedError(
-                f"image: {self.model_id} describes single images, not video; HaochenWang/GAR-1B "
-                "and HaochenWang/GAR-8B do. Pass one frame"
+                f"image: {self.model_id} describes single images, not video; "
+                "nvidia/DAM-3B-Video, HaochenWang/GAR-1B and HaochenWang/GAR-8B do. Pass one frame"
             )
 
     def _video(

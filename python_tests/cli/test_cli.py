@@ -281,7 +281,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(
         ("name", "word"),
-        [("nothing", "unknown name"), ("nvidia/DAM-3B", "DAM"), (".", "config.json")],
+        [("nothing", "unknown name"), ("ureca", "URECA"), (".", "config.json")],
     )
     def test_wrong_models(
         self,
