@@ -30,7 +30,7 @@ from fastregion.ops.checks import (
     check_same_dtype,
     dtype_name,
 )
-from fastregion.ops.native import DTYPE_CODES, family, run
+from fastregion.ops.native import DTYPE_CODES, family, run, wrote_to
 from fastregion.ops.registration import register
 
 KV_BLOCK = 16
@@ -115,13 +115,6 @@ def refuse_gradients(operator: str, **tensors: Tensor | None) -> None:
                 f"{operator}: is for inference, but {name} requires a gradient; "
                 "call it under torch.no_grad()"
             )
-
-
-def wrote_to(*tensors: Tensor) -> None:
-    """Tell autograd what a kernel wrote behind its back."""
-    for tensor in tensors:
-        if not tensor.is_inference():
-            torch.autograd.graph.increment_version(tensor)
 
 
 def append_kv_reference_(

@@ -44,7 +44,6 @@ from fastregion.ops.attention_cache import (
     refuse_gradients,
     token_heads,
     unpack_kv,
-    wrote_to,
 )
 from fastregion.ops.backend import backend as choose_backend
 from fastregion.ops.checks import (
@@ -53,7 +52,7 @@ from fastregion.ops.checks import (
     check_same_dtype,
     dtype_name,
 )
-from fastregion.ops.native import DTYPE_CODES, family, run
+from fastregion.ops.native import DTYPE_CODES, family, run, wrote_to
 from fastregion.ops.registration import register
 
 _WIDEST_CUDA_HEAD = 256  # csrc/attention/decode_attention.cu

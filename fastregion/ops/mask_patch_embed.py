@@ -46,7 +46,7 @@ from fastregion.ops.checks import (
     check_same_dtype,
     dtype_name,
 )
-from fastregion.ops.native import DTYPE_CODES, family, run
+from fastregion.ops.native import DTYPE_CODES, family, run, wrote_to
 from fastregion.ops.registration import register, register_gradient
 
 _LARGEST_KERNEL = 64  # a patch row is one word in the native kernels
@@ -392,7 +392,9 @@ def _in_place(
     )
     patches = _patches(tiles, width, weight, outside)
     run(chosen, "masks.mask_patch_embed", weight.device, patches, target)
-    if rows is not tokens:
+    if rows is tokens:
+        wrote_to(tokens)
+    else:
         tokens.copy_(rows)
 
 

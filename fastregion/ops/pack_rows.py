@@ -29,7 +29,7 @@ from fastregion.ops.checks import (
     check_same_device,
     check_same_dtype,
 )
-from fastregion.ops.native import DTYPE_CODES, as_rows, family, run
+from fastregion.ops.native import DTYPE_CODES, as_rows, family, run, wrote_to
 from fastregion.ops.registration import register, register_gradient
 
 IN_PLACE = -1
@@ -144,6 +144,7 @@ def _forward_in_place(out: Tensor, sources: list[Tensor], rows: Tensor, backend:
         out.index_copy_(0, here, pack_rows_reference(sources, rows[here]))
     else:
         _run_forward(chosen, out, sources, rows, in_place=True)
+        wrote_to(out)
 
 
 def _choose(sources: list[Tensor], rows: Tensor, backend: str) -> str:

@@ -39,7 +39,7 @@ from fastregion.ops.checks import (
     positive_pair,
     size_pair,
 )
-from fastregion.ops.native import DTYPE_CODES, as_rows, family, run
+from fastregion.ops.native import DTYPE_CODES, as_rows, family, run, wrote_to
 from fastregion.ops.registration import register, register_gradient
 
 
@@ -234,8 +234,7 @@ def _forward_out(
         out.copy_(_forward(tiles, boxes, grid, tile_size, output_size, backend))
         return
     _run(chosen, "roi.roi_replay", tiles, out, boxes, grid, tile_size, output_size)
-    if not out.is_inference():
-        torch.autograd.graph.increment_version(out)  # the kernel wrote behind torch's back
+    wrote_to(out)
 
 
 def _backward(

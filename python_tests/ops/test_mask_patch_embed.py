@@ -133,8 +133,10 @@ def test_in_place(
     truth = eager(tiles, *values) - background
     expected = eager(tiles, weight, None, before[:, 1:], outside) - background.to(dtype)
     tokens = stored[:, 1:]  # without a class token
+    version = stored._version
     result = mask_patch_embed_(tokens, tiles, weight, outside=outside, backend=backend.name)
     assert result is tokens
+    assert stored._version > version
     whole = torch.ones_like(tiles, dtype=torch.bool)
     magnitude = 3 * eager(whole, weight.double().abs(), None, before[:, 1:].double().abs())
     assert_no_worse_than_eager(tokens, expected, truth, magnitude)
@@ -144,8 +146,10 @@ def test_in_place(
     assert torch.equal(tokens[empty], before[:, 1:][empty])
 
     strided = before[:, 1:].transpose(1, 2).contiguous().transpose(1, 2)  # channels are apart
+    version = strided._version
     mask_patch_embed_(strided, tiles, weight, outside=outside, backend=backend.name)
     assert torch.equal(strided, tokens)
+    assert strided._version > version
 
 
 def test_table(backend, dtype) -> None:

@@ -81,10 +81,22 @@ def test_in_place(backend, dtype) -> None:
         before = buffer.clone()
         expected = out.clone()
         expected[rows >= 0] = torch.cat((first, second))[rows[rows >= 0]]
+        version = out._version
         assert pack_rows([first, second], rows, out=out, backend=backend.name) is out
         assert torch.equal(out, expected)
+        assert out._version > version
     assert torch.equal(buffer[:, :8], before[:, :8])
     assert torch.equal(buffer[:, 75:], before[:, 75:])
+
+
+def test_autograd_knows_of_the_writing(backend) -> None:
+    """What a gradient needs and is overwritten is an error, not another gradient."""
+    x, y = torch.randn(2, 3, 4, device=backend.device)
+    product = (x.requires_grad_() * y).sum()
+    rows = torch.tensor([0, -1, 1], device=backend.device)
+    pack_rows([torch.randn(2, 4, device=backend.device)], rows, out=y, backend=backend.name)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
 
 
 def test_in_place_sizes(backend) -> None:
