@@ -50,7 +50,7 @@ from fastregion.ops.checks import (
     dtype_name,
 )
 from fastregion.ops.native import DTYPE_CODES, family, run
-from fastregion.ops.registration import register, register_gradient
+from fastregion.ops.registration import refuse_second_gradient, register, register_gradient
 
 _LARGEST_HIDDEN = 64  # channels between the convolutions; the native kernels keep them on chip
 # Share of touched positions from which torch's matrix product over all of them is faster.
@@ -456,3 +456,4 @@ register(
     _features_backward_fake,
 )
 register_gradient("mask_features", _parameter_gradients, _save_inputs)
+refuse_second_gradient("mask_encode_backward")

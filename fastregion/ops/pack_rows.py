@@ -30,7 +30,7 @@ from fastregion.ops.checks import (
     check_same_dtype,
 )
 from fastregion.ops.native import DTYPE_CODES, as_rows, family, run, wrote_to
-from fastregion.ops.registration import register, register_gradient
+from fastregion.ops.registration import refuse_second_gradient, register, register_gradient
 
 IN_PLACE = -1
 """Row number of a row that stays as it is."""
@@ -245,14 +245,6 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return gradients, None, None
 
 
-def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    pass
-
-
-def _refuse_second_gradient(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    raise NotImplementedError("pack_rows: second derivatives are not supported")
-
-
 register("pack_rows(Tensor[] sources, Tensor rows, str backend) -> Tensor", _forward, _forward_fake)
 register(
     "pack_rows_(Tensor(a!) out, Tensor[] sources, Tensor rows, str backend) -> ()",
@@ -266,4 +258,4 @@ register(
     _backward_fake,
 )
 register_gradient("pack_rows", _gradients, _save_rows)
-register_gradient("pack_rows_backward", _refuse_second_gradient, _keep_nothing)
+refuse_second_gradient("pack_rows_backward")
