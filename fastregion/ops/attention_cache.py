@@ -29,6 +29,7 @@ from fastregion.ops.checks import (
     check_same_device,
     check_same_dtype,
     dtype_name,
+    refuse_gradients,
 )
 from fastregion.ops.native import DTYPE_CODES, family, run, wrote_to
 from fastregion.ops.registration import register
@@ -102,18 +103,6 @@ def check_integers(operator: str, shape: tuple[int, ...], **tensors: Tensor | No
         if tensor.shape != shape:
             raise ValueError(
                 f"{operator}: {name} must be {list(shape)}, got shape {tuple(tensor.shape)}"
-            )
-
-
-def refuse_gradients(operator: str, **tensors: Tensor | None) -> None:
-    """Raise ValueError if autograd would have to go through any of the tensors."""
-    if not torch.is_grad_enabled():
-        return
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.requires_grad:
-            raise ValueError(
-                f"{operator}: is for inference, but {name} requires a gradient; "
-                "call it under torch.no_grad()"
             )
 
 

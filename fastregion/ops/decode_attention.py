@@ -41,7 +41,6 @@ from fastregion.ops.attention_cache import (
     check_integers,
     check_kv,
     check_new_tokens,
-    refuse_gradients,
     token_heads,
     unpack_kv,
 )
@@ -51,6 +50,7 @@ from fastregion.ops.checks import (
     check_same_device,
     check_same_dtype,
     dtype_name,
+    refuse_gradients,
 )
 from fastregion.ops.native import DTYPE_CODES, family, run, wrote_to
 from fastregion.ops.registration import register

@@ -28,6 +28,8 @@ from fastregion.ops.checks import (
     check_floating,
     check_same_device,
     check_same_dtype,
+    check_writable_rows,
+    refuse_gradients,
 )
 from fastregion.ops.native import DTYPE_CODES, as_rows, family, run, wrote_to
 from fastregion.ops.registration import refuse_second_gradient, register, register_gradient
@@ -103,27 +105,13 @@ def pack_rows(
     if out is None:
         packed: Tensor = torch.ops.fastregion.pack_rows(list(sources), rows, backend or "")
         return packed
-    _check_out(out, rows.shape[0], sources[0].shape[1])
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (out, *sources)):
-        raise ValueError(
-            f"{name}: out is for inference, but gradients are wanted; leave it out, or call this "
-            "under torch.no_grad()"
-        )
+    shape = (rows.shape[0], sources[0].shape[1])
+    if out.shape != shape:
+        raise ValueError(f"{name}: out must be [total, D] = {shape}, got shape {tuple(out.shape)}")
+    check_writable_rows(name, "out", out)
+    refuse_gradients(name, what="out", instead="leave it out, or ", out=out, **named)
     torch.ops.fastregion.pack_rows_(out, list(sources), rows, backend or "")
     return out
-
-
-def _check_out(out: Tensor, total: int, width: int) -> None:
-    if out.shape != (total, width):
-        raise ValueError(
-            f"pack_rows: out must be [total, D] = {(total, width)}, got shape {tuple(out.shape)}"
-        )
-    rows_overlap = total > 1 and out.stride(0) < width
-    if rows_overlap or (width > 1 and out.stride(1) != 1):
-        raise ValueError(
-            "pack_rows: out must have rows of its own with contiguous elements, "
-            f"got strides {out.stride()}"
-        )
 
 
 def _forward(sources: list[Tensor], rows: Tensor, backend: str) -> Tensor:

@@ -303,7 +303,7 @@ def test_in_place_records_no_gradient(backend) -> None:
     tiles = make_tiles(8, 8).to(backend.device)
     tokens = torch.randn(10, 4, 3, device=backend.device)
     weight = torch.randn(3, 1, 4, 4, device=backend.device, requires_grad=True)
-    with pytest.raises(RuntimeError, match=r"^mask_patch_embed_: .* torch\.no_grad\(\)"):
+    with pytest.raises(ValueError, match=r"^mask_patch_embed_: .*weight.* torch\.no_grad\(\)"):
         mask_patch_embed_(tokens, tiles, weight, backend=backend.name)
     with torch.no_grad():
         mask_patch_embed_(tokens, tiles, weight, backend=backend.name)
@@ -355,5 +355,11 @@ def test_errors_in_place() -> None:
         TypeError, match=r"^mask_patch_embed_: .*same dtype, got float32 and float16"
     ):
         mask_patch_embed_(torch.zeros(2, 4, 3).half(), tiles, weight)
+    for tokens in (
+        torch.zeros(1, 4, 3).expand(2, 4, 3),
+        torch.zeros(24).as_strided((2, 4, 3), (3, 3, 1)),
+    ):
+        with pytest.raises(ValueError, match=r"^mask_patch_embed_: tokens must have rows apart"):
+            mask_patch_embed_(tokens, tiles, weight)
     with pytest.raises(ValueError, match=r"^mask_patch_table: weight must be \[C, ch, k, k\]"):
         mask_patch_table(torch.zeros(3, 4, 4))

@@ -294,10 +294,20 @@ def test_autocast_changes_nothing() -> None:
             r"contiguous channels and rows apart .* got strides \(24, 6, 2\)",
         ),
         ({"out": torch.zeros(3, 1, 3).expand(3, 4, 3)}, ValueError, "rows apart from each other"),
+        (  # bins of one box fall on those of the next
+            {"out": torch.zeros(30).as_strided((3, 4, 3), (3, 3, 1))},
+            ValueError,
+            r"rows apart from each other, got strides \(3, 3, 1\)",
+        ),
+        (
+            {"out": torch.zeros(60).as_strided((3, 4, 3), (11, 3, 1))},
+            ValueError,
+            r"rows apart from each other, got strides \(11, 3, 1\)",
+        ),
         (
             {"out": torch.zeros(3, 4, 3), "tiles": torch.zeros(2, 9, 3, requires_grad=True)},
             ValueError,
-            "out takes no part in autograd",
+            "out is for inference, but tiles requires a gradient; leave it out",
         ),
         ({"backend": "gpu"}, ValueError, "backend must be auto, reference, cpu or cuda, got 'gpu'"),
     ],
