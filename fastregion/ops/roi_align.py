@@ -15,7 +15,8 @@ Layouts: maps in planes (NCHW) and channels last are read where they are, slices
 anything else is copied once. Result and gradient are contiguous NCHW, as torchvision's are.
 
 Dtypes: ``input`` float32, float64, float16, bfloat16 (the output has the same); ``boxes`` any of
-these; a quantized input of one image is computed in float32 and quantized again. Numerics: weights
+these (a batch index of half precision is exact to 256 or 2048: a list of boxes has no such limit);
+a quantized input of one image is computed in float32 and quantized again. Numerics: weights
 and sums in float32 (float64 for float64), rounded once. Autocast: none, the dtype given is the
 dtype computed with. Differentiable in ``input``, twice; not in ``boxes``. Scripted by TorchScript.
 Deterministic, except the gradient on a GPU, which adds with atomics unless
@@ -293,6 +294,7 @@ def _boxes_to_rois(input: Tensor, boxes: Sequence[Tensor]) -> Tensor:
             f"roi_align: boxes must be one [L, 4] for each of the {input.shape[0]} images, "
             f"got {len(boxes)} of them"
         )
+    indexed = []
     for number, each in enumerate(boxes):
         if not isinstance(each, Tensor):
             raise TypeError(
@@ -304,13 +306,11 @@ def _boxes_to_rois(input: Tensor, boxes: Sequence[Tensor]) -> Tensor:
                 "roi_align: a list of boxes must hold [L, 4] (x1, y1, x2, y2), "
                 f"got shape {tuple(each.shape)} for image {number}"
             )
-    if not boxes:
-        return input.new_zeros((0, 5))
-    indexed = [
-        torch.cat((each.new_full((each.shape[0], 1), number), each), dim=1)
-        for number, each in enumerate(boxes)
-    ]
-    return torch.cat(indexed)
+        check_floating("roi_align", **{f"boxes[{number}]": each})
+        check_same_device("roi_align", input=input, **{f"boxes[{number}]": each})
+        corners = each.to(accumulation_dtype(each.dtype))  # narrower ones would round the number
+        indexed.append(torch.cat((corners.new_full((len(each), 1), number), corners), dim=1))
+    return torch.cat(indexed) if indexed else input.new_zeros((0, 5))
 
 
 def _forward(

@@ -162,6 +162,14 @@ def test_boxes_of_each_image(backend) -> None:
     assert roi_align(input, [], 2, backend=backend.name).shape == (0, 5, 2, 2)
 
 
+@pytest.mark.parametrize("box_dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_numbers_of_images_are_not_rounded(backend, box_dtype: torch.dtype) -> None:
+    input = torch.arange(2052.0, device=backend.device).view(-1, 1, 1, 1)
+    boxes = [torch.tensor([[0, 0, 1, 1]], device=backend.device, dtype=box_dtype)] * len(input)
+    result = roi_align(input, boxes, 1, backend=backend.name)
+    assert torch.equal(result, input)
+
+
 @pytest.mark.parametrize(
     ("num_images", "channels", "num_boxes"), [(2, 5, 0), (2, 0, 3), (0, 5, 0), (0, 0, 0)]
 )
@@ -402,6 +410,12 @@ def test_more_than_31_bits(backend) -> None:
         ({"boxes": [torch.zeros(4)]}, AssertionError, r"\(4,\) for image 0"),  # as torchvision
         ({"boxes": [torch.zeros(1, 4)] * 3}, ValueError, "each of the 2 images, got 3 of them"),
         ({"boxes": [[0, 0, 1, 1]]}, TypeError, "a list of tensors, got list for image 0"),
+        (
+            {"boxes": [torch.zeros(1, 4), torch.zeros(1, 4, device="meta")]},
+            ValueError,
+            r"input and boxes\[1\] must be on the same device, got cpu and meta",
+        ),
+        ({"boxes": [torch.zeros(1, 4).int()]}, TypeError, r"boxes\[0\] must be .* got int32"),
         ({"boxes": 3}, TypeError, "a tensor or a list of tensors, got int"),
         ({"boxes": torch.zeros(3, 5).int()}, TypeError, "boxes must be .* got int32"),
         ({"boxes": torch.zeros(3, 5, device="meta")}, ValueError, "same device, got cpu and meta"),
