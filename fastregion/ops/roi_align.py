@@ -39,6 +39,7 @@ from fastregion.ops.checks import (
     accumulation_dtype,
     check_floating,
     check_same_device,
+    integer,
     size_pair,
 )
 from fastregion.ops.native import DTYPE_CODES, family, run
@@ -180,7 +181,8 @@ def roi_align(
         ``[R, C, oh, ow]`` in the dtype of ``input``, contiguous.
 
     Raises:
-        TypeError: ``input`` or ``boxes`` not of a floating dtype listed in the module.
+        TypeError: ``input`` or ``boxes`` not of a floating dtype listed in the module, or a
+            ``sampling_ratio`` that is no integer.
         RuntimeError: A quantized ``input`` of more than one image.
         ValueError: Wrong ranks, a map without cells, more lists of boxes than images, an
             ``output_size`` that is not one or two positive integers, tensors on different devices,
@@ -204,8 +206,9 @@ def roi_align(
     check_floating(name, input=input, boxes=rois)
     check_same_device(name, input=input, boxes=rois)
     size = size_pair(name, "output_size", output_size)
+    ratio = integer(name, "sampling_ratio", sampling_ratio)
     out: Tensor = torch.ops.fastregion.roi_align(
-        input, rois, float(spatial_scale), size, int(sampling_ratio), bool(aligned), backend or ""
+        input, rois, float(spatial_scale), size, ratio, bool(aligned), backend or ""
     )
     return out
 

@@ -3,6 +3,7 @@
 import math
 import os
 
+import numpy as np
 import pytest
 import simt_module
 import torch
@@ -338,6 +339,14 @@ def test_quantized(scale: float, zero_point: int, dtype: torch.dtype) -> None:
         roi_align(torch.cat((input, input)), rois, 5)
 
 
+def test_integers_of_numpy() -> None:
+    input, rois = torch.randn(1, 2, 5, 5), torch.tensor([[0.0, 0, 0, 4, 4]])
+    expected = roi_align(input, rois, (2, 3), sampling_ratio=2)
+    two, three = np.int64(2), np.int32(3)
+    assert torch.equal(roi_align(input, rois, (two, three), sampling_ratio=two), expected)
+    assert roi_align(input, rois, three).shape == (1, 2, 3, 3)
+
+
 def test_module() -> None:
     module = RoIAlign((2, 3), 0.5, sampling_ratio=2, aligned=True)
     assert repr(module) == (
@@ -421,6 +430,10 @@ def test_more_than_31_bits(backend) -> None:
         ({"boxes": torch.zeros(3, 5, device="meta")}, ValueError, "same device, got cpu and meta"),
         ({"output_size": (0, 1)}, ValueError, "output_size must be two integers of at least 1"),
         ({"output_size": (1, 2, 3)}, ValueError, "output_size must be two integers of at least 1"),
+        ({"output_size": True}, ValueError, "two integers of at least 1, got True"),
+        ({"output_size": (np.bool_(True), 2)}, ValueError, "two integers of at least 1, got"),
+        ({"sampling_ratio": 2.9}, TypeError, "sampling_ratio must be an integer, got 2.9"),
+        ({"sampling_ratio": True}, TypeError, "sampling_ratio must be an integer, got True"),
         ({"output_size": 2.5}, ValueError, "output_size must be two integers of at least 1"),
         (
             {"boxes": torch.tensor([[0, 0, 0, 1, 1], [0, 0, math.nan, 1, 1]])},

@@ -249,6 +249,12 @@ def test_compiles_as_one_graph(backend) -> None:
         torch.testing.assert_close(tiles.grad, again.grad)
 
 
+def test_integers_of_numpy() -> None:
+    tiles, boxes, two = torch.randn(2, 4, 3), torch.rand(2, 4) * 3, np.int64(2)
+    result = roi_replay(tiles, (np.int32(1), two), boxes, two, tile_size=two)
+    assert torch.equal(result, roi_replay(tiles, (1, 2), boxes, 2))
+
+
 def test_autocast_changes_nothing() -> None:
     tiles, boxes = torch.randn(1, 9, 3), torch.rand(2, 4) * 3
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -276,6 +282,7 @@ def test_autocast_changes_nothing() -> None:
         ({"grid": (0, 2)}, ValueError, r"grid must be two integers of at least 1, got \(0, 2\)"),
         ({"grid": 2}, ValueError, "grid must be two integers of at least 1, got 2"),
         ({"output_size": (0, 1)}, ValueError, "output_size must be two integers of at least 1"),
+        ({"output_size": (True, 1)}, ValueError, r"two integers of at least 1, got \(True, 1\)"),
         ({"output_size": (2.0, 1)}, ValueError, "output_size must be two integers of at least 1"),
         ({"tiles": torch.zeros(2, 8, 3)}, ValueError, "3 x 3 has 9 tokens, got 8; give tile_size"),
         ({"tile_size": (4, 2)}, ValueError, "4 x 2 has 8 tokens, got 9"),
