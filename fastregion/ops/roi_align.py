@@ -27,6 +27,7 @@ A NaN or infinite feature reaches the bins that read it; in the reference, the w
 """
 
 # No "from __future__ import annotations" here: TorchScript reads the types themselves.
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,27 @@ class BoxesShapeError(ValueError, AssertionError):
     """Boxes that are neither ``[R, 5]`` nor a list of ``[L, 4]``; torchvision asserts this."""
 
 
+# Of a bin, along one axis, where the box is of absurd size; csrc/roi/bilinear.h has the same.
+_MOST_SAMPLES = 2**30
+
+
+def _samples_on_map(
+    begin: Tensor, bin_size: Tensor, samples: Tensor, cells: int
+) -> tuple[Tensor, Tensor]:
+    """Range ``[R, bins]`` with all samples of a bin that can lie on the map, as in the kernels.
+
+    A box far larger than the map, adaptively sampled, has millions of others.
+    """
+    step = bin_size / samples
+    margin = 1e-5 * samples + 2  # rounding of the sample points
+    first = (-1 - begin) / step - margin
+    last = (cells - begin) / step + margin
+    all_of_them = (samples <= 64) | ~(step > 0)
+    first = torch.where(first > 0, first.minimum(samples), 0)  # 0 of NaN: an empty range
+    last = torch.where(last > 0, last.minimum(samples), 0)
+    return torch.where(all_of_them, 0, first).long(), torch.where(all_of_them, samples, last).long()
+
+
 def _axis_weights(
     low: Tensor,
     high: Tensor,
@@ -69,13 +91,15 @@ def _axis_weights(
     if sampling_ratio > 0:
         samples = torch.full_like(bin_size, sampling_ratio)
     else:
-        samples = bin_size.ceil().clamp(min=0)
-    most = max(int(samples.max()), 1) if len(samples) else 1
-    number = torch.arange(most, device=low.device, dtype=low.dtype)
-    first = torch.arange(bins, device=low.device, dtype=low.dtype) * bin_size[:, None]
-    within = (number + 0.5) * bin_size[:, None] / samples[:, None]  # [R, most]
-    points = (start[:, None] + first)[:, :, None] + within[:, None, :]  # [R, bins, most]
-    inside = (points >= -1) & (points <= cells) & (number < samples[:, None])[:, None, :]
+        samples = torch.where(bin_size > 0, bin_size.ceil(), 0).clamp(max=_MOST_SAMPLES)
+    begin = torch.arange(bins, device=low.device, dtype=low.dtype) * bin_size[:, None]
+    begin = start[:, None] + begin  # [R, bins]
+    first, last = _samples_on_map(begin, bin_size[:, None], samples[:, None], cells)
+    most = max(int((last - first).max()), 1) if len(samples) else 1
+    number = first[:, :, None] + torch.arange(most, device=low.device)  # [R, bins, most]
+    within = (number.to(low.dtype) + 0.5) * bin_size[:, None, None] / samples[:, None, None]
+    points = begin[:, :, None] + within
+    inside = (points >= -1) & (points <= cells) & (number < last[:, :, None])
     points = torch.where(inside, points.clamp(0, cells - 1), 0)
     cell = points.floor()
     fraction = points - cell
@@ -185,8 +209,9 @@ def roi_align(
             ``sampling_ratio`` that is no integer.
         RuntimeError: A quantized ``input`` of more than one image.
         ValueError: Wrong ranks, a map without cells, more lists of boxes than images, an
-            ``output_size`` that is not one or two positive integers, tensors on different devices,
-            or (on the CPU) boxes that are not finite or whose batch index is of no image.
+            ``output_size`` that is not one or two positive integers, a ``spatial_scale`` that is
+            not finite, tensors on different devices, or (on the CPU) boxes that are not finite or
+            whose batch index is of no image.
     """
     name = "roi_align"
     if input.is_quantized:
@@ -207,6 +232,8 @@ def roi_align(
     check_same_device(name, input=input, boxes=rois)
     size = size_pair(name, "output_size", output_size)
     ratio = integer(name, "sampling_ratio", sampling_ratio)
+    if not -math.inf < spatial_scale < math.inf:  # math.isfinite breaks graphs of torch.compile
+        raise ValueError(f"{name}: spatial_scale must be finite, got {spatial_scale}")
     out: Tensor = torch.ops.fastregion.roi_align(
         input, rois, float(spatial_scale), size, ratio, bool(aligned), backend or ""
     )

@@ -202,13 +202,24 @@ def test_many_boxes(backend) -> None:
 
 def test_huge_box(backend) -> None:
     """Adaptive sampling of a box far beyond the map visits only the samples on it."""
-    if backend.name == "reference":
-        pytest.skip("the reference forms all samples")
     input = torch.ones(1, 2, 4, 4, device=backend.device)
-    rois = torch.tensor([[0, -1e7, -1e7, 1e7, 1e7], [0, -1e30, 0, 1e30, 4]], device=backend.device)
-    result = roi_align(input, rois, 1, aligned=True, backend=backend.name)
-    assert result.isfinite().all()
-    assert result.abs().max() < 1e-5
+    far = [[-1e7, -1e7, 1e7, 1e7], [-1e30, 0, 1e30, 4], [0, 0, 1e30, 4], [-3e38, 0, 3e38, 4]]
+    rois = torch.tensor([[0, *box] for box in far], device=backend.device)
+    for aligned in (True, False):
+        result = roi_align(input, rois, 1, aligned=aligned, backend=backend.name)
+        assert result.isfinite().all()
+        assert result.abs().max() < 1e-5
+
+
+def test_box_of_thousands_of_cells(backend) -> None:
+    """Adaptive sampling of a large box: of all its samples few are on the map, but none is lost."""
+    input = torch.randn(1, 3, 5, 6, device=backend.device)
+    boxes = [[-900, -700, 1500, 1200], [2, 1, 4000, 900], [-3000, -2, 3, 2500]]
+    rois = torch.tensor([[0, *box] for box in boxes], device=backend.device).float()
+    result = roi_align(input, rois, (7, 4), aligned=True, backend=backend.name)
+    expected = eager(input.double(), rois, (7, 4), aligned=True)
+    assert expected.any()
+    torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-9)
 
 
 def test_special_values_stay_in_their_bins(backend) -> None:
@@ -434,6 +445,7 @@ def test_more_than_31_bits(backend) -> None:
         ({"output_size": (np.bool_(True), 2)}, ValueError, "two integers of at least 1, got"),
         ({"sampling_ratio": 2.9}, TypeError, "sampling_ratio must be an integer, got 2.9"),
         ({"sampling_ratio": True}, TypeError, "sampling_ratio must be an integer, got True"),
+        ({"spatial_scale": math.nan}, ValueError, "spatial_scale must be finite, got nan"),
         ({"output_size": 2.5}, ValueError, "output_size must be two integers of at least 1"),
         (
             {"boxes": torch.tensor([[0, 0, 0, 1, 1], [0, 0, math.nan, 1, 1]])},
