@@ -280,7 +280,7 @@ def _check(
     _check_weight(name, weight)
     check_same_dtype(name, weight=weight, **tensors)
     check_same_device(name, tiles=data, weight=weight, table=table, **tensors)
-    if not math.isfinite(outside):
+    if not -math.inf < outside < math.inf:  # math.isfinite breaks graphs of torch.compile
         raise ValueError(f"{name}: outside must be finite, got {outside}")
     channels, kernel_size = weight.shape[0], weight.shape[3]
     rows = (2 * kernel_size**2, channels)
