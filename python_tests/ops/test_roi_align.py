@@ -385,7 +385,11 @@ def test_module() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_torchvision(layout: str, ratio: int, aligned: bool) -> None:
     """Forward and backward are torchvision's, to rounding, where it is installed."""
-    ops = pytest.importorskip("torchvision.ops", exc_type=ImportError)
+    ops = pytest.importorskip(
+        "torchvision.ops",
+        reason="not compared with torchvision: the one that fits this torch is not installed",
+        exc_type=ImportError,
+    )
     input = make_input((2, 35, 24, 31), layout).requires_grad_()
     rois = torch.rand(20, 2, 2).sort(dim=1).values.flatten(1) * 60
     rois = torch.cat((torch.randint(2, (20, 1)), rois), dim=1)
