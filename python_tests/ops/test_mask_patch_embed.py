@@ -366,3 +366,18 @@ def test_errors_in_place() -> None:
             mask_patch_embed_(tokens, tiles, weight)
     with pytest.raises(ValueError, match=r"^mask_patch_table: weight must be \[C, ch, k, k\]"):
         mask_patch_table(torch.zeros(3, 4, 4))
+
+
+@pytest.mark.slow
+def test_more_than_31_bits(backend) -> None:
+    """Tokens in 2.2e9 elements: rows far apart, so that little memory is ever touched."""
+    stride = 2_200_000_000 // 15
+    stored = torch.empty(15 * stride + 3, dtype=torch.bfloat16, device=backend.device)
+    far = stored.as_strided((4, 4, 3), (4 * stride, stride, 1))
+    tokens = torch.randn(4, 4, 3).to(backend.device, torch.bfloat16)
+    weight = torch.randn(3, 1, 4, 4).to(backend.device, torch.bfloat16)
+    tiles = make_tiles(8, 8)[:4].to(backend.device)
+    far.copy_(tokens)
+    for target in (far, tokens):
+        mask_patch_embed_(target, tiles, weight, backend=backend.name)
+    assert torch.equal(far, tokens)

@@ -215,3 +215,24 @@ def test_errors(backend) -> None:
         for row in (-1, 10):
             with pytest.raises(ValueError, match=f"^pack_rows: rows must be 0 to 9 .* got {row}"):
                 pack_rows([TABLE], torch.tensor([row]), backend=backend.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("large", ["source", "out", "gradient"])
+def test_more_than_31_bits(backend, large: str) -> None:
+    """Offsets into 2.2e9 elements: rows far apart, so that little memory is ever touched."""
+    stride = 2_200_000_000 // 15
+    stored = torch.empty(15 * stride + 8, dtype=torch.bfloat16, device=backend.device)
+    far = stored.as_strided((16, 8), (stride, 1))
+    values = torch.randn(16, 8).to(backend.device, torch.bfloat16)
+    rows = torch.randperm(16, device=backend.device)
+    if large == "source":
+        result = pack_rows([far.copy_(values)], rows, backend=backend.name)
+        assert torch.equal(result, values[rows])
+    elif large == "out":
+        pack_rows([values], rows, out=far, backend=backend.name)
+        assert torch.equal(far, values[rows])
+    else:
+        operator = torch.ops.fastregion.pack_rows_backward
+        (gradient,) = operator(far.copy_(values), rows, [16], [0], backend.name)
+        assert torch.equal(gradient[rows], values)
