@@ -339,7 +339,7 @@ def _boxes_to_rois(input: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         check_floating("roi_align", **{f"boxes[{number}]": each})
         check_same_device("roi_align", input=input, **{f"boxes[{number}]": each})
         corners = each.to(accumulation_dtype(each.dtype))  # narrower ones would round the number
-        indexed.append(torch.cat((corners.new_full((len(each), 1), number), corners), dim=1))
+        indexed.append(torch.cat((corners.new_full((each.shape[0], 1), number), corners), dim=1))
     return torch.cat(indexed) if indexed else input.new_zeros((0, 5))
 
 
