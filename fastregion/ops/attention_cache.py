@@ -29,8 +29,9 @@ from fastregion.ops.checks import (
     check_same_device,
     check_same_dtype,
     dtype_name,
+    refuse_gradients,
 )
-from fastregion.ops.native import DTYPE_CODES, family, run
+from fastregion.ops.native import DTYPE_CODES, family, run, wrote_to
 from fastregion.ops.registration import register
 
 KV_BLOCK = 16
@@ -103,25 +104,6 @@ def check_integers(operator: str, shape: tuple[int, ...], **tensors: Tensor | No
             raise ValueError(
                 f"{operator}: {name} must be {list(shape)}, got shape {tuple(tensor.shape)}"
             )
-
-
-def refuse_gradients(operator: str, **tensors: Tensor | None) -> None:
-    """Raise ValueError if autograd would have to go through any of the tensors."""
-    if not torch.is_grad_enabled():
-        return
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.requires_grad:
-            raise ValueError(
-                f"{operator}: is for inference, but {name} requires a gradient; "
-                "call it under torch.no_grad()"
-            )
-
-
-def wrote_to(*tensors: Tensor) -> None:
-    """Tell autograd what a kernel wrote behind its back."""
-    for tensor in tensors:
-        if not tensor.is_inference():
-            torch.autograd.graph.increment_version(tensor)
 
 
 def append_kv_reference_(

@@ -44,7 +44,7 @@ from fastregion.ops.checks import (
     dtype_name,
 )
 from fastregion.ops.native import DTYPE_CODES, family, run
-from fastregion.ops.registration import register, register_gradient
+from fastregion.ops.registration import refuse_second_gradient, register, register_gradient
 
 _LARGEST_WIDTH = 256
 
@@ -539,3 +539,4 @@ register(
     _backward_fake,
 )
 register_gradient("cross_attention", _gradients, _save)
+refuse_second_gradient("cross_attention_backward")

@@ -42,10 +42,8 @@ from fastregion.ops.attention_cache import (
     check_integers,
     check_kv,
     check_new_tokens,
-    refuse_gradients,
     token_heads,
     unpack_kv,
-    wrote_to,
 )
 from fastregion.ops.backend import backend as choose_backend
 from fastregion.ops.checks import (
@@ -53,8 +51,9 @@ from fastregion.ops.checks import (
     check_same_device,
     check_same_dtype,
     dtype_name,
+    refuse_gradients,
 )
-from fastregion.ops.native import DTYPE_CODES, family, run
+from fastregion.ops.native import DTYPE_CODES, family, run, wrote_to
 from fastregion.ops.registration import register
 
 _WIDEST_CUDA_HEAD = 256  # csrc/attention/decode_attention.cu

@@ -35,7 +35,7 @@ from fastregion.ops.checks import (
     dtype_name,
 )
 from fastregion.ops.native import DTYPE_CODES, as_rows, family, run
-from fastregion.ops.registration import register, register_gradient
+from fastregion.ops.registration import refuse_second_gradient, register, register_gradient
 
 GATE_ACTIVATIONS = ("raw", "tanh")
 _MOST_CUDA_CHANNELS = 4096  # csrc/attention/gated_norm.h
@@ -328,3 +328,4 @@ register(
     _backward_fake,
 )
 register_gradient("gated_residual_norm", _gradients, _save_inputs)
+refuse_second_gradient("gated_residual_norm_backward")

@@ -14,9 +14,10 @@ Away from the mask's outline the features are those of an empty or of a full til
 
     out = linear_bias + f0 * weight_sums + linear_weight[:, touched] @ (f - f0)[touched]
 
-reads 5 % of the weight for a usual mask, once for all tiles. Where most positions are touched, all
-are summed by torch's matrix product. Two things of the caller's make it faster; neither changes the
-result but by rounding:
+reads 5 % of the weight for a usual mask, once for all tiles. On the CPU, where more than two fifths
+of the positions are touched, all are summed, by torch's matrix product; the CUDA kernel sums what
+is touched, however much that is, as counting it would have to be waited for. Two things of the
+caller's make it faster; neither changes the result but by rounding:
 
 * ``weight_sums [C]``, ``linear_weight.sum(1)`` in the accumulation dtype, saves reading the whole
   weight. It must be made anew when the weight changes.
@@ -50,7 +51,7 @@ from fastregion.ops.checks import (
     dtype_name,
 )
 from fastregion.ops.native import DTYPE_CODES, family, run
-from fastregion.ops.registration import register, register_gradient
+from fastregion.ops.registration import refuse_second_gradient, register, register_gradient
 
 _LARGEST_HIDDEN = 64  # channels between the convolutions; the native kernels keep them on chip
 # Share of touched positions from which torch's matrix product over all of them is faster.
@@ -456,3 +457,4 @@ register(
     _features_backward_fake,
 )
 register_gradient("mask_features", _parameter_gradients, _save_inputs)
+refuse_second_gradient("mask_encode_backward")

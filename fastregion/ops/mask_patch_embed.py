@@ -44,9 +44,11 @@ from fastregion.ops.checks import (
     check_floating,
     check_same_device,
     check_same_dtype,
+    check_writable_rows,
     dtype_name,
+    refuse_gradients,
 )
-from fastregion.ops.native import DTYPE_CODES, family, run
+from fastregion.ops.native import DTYPE_CODES, family, run, wrote_to
 from fastregion.ops.registration import register, register_gradient
 
 _LARGEST_KERNEL = 64  # a patch row is one word in the native kernels
@@ -198,8 +200,8 @@ def mask_patch_embed_(
 
     Raises:
         TypeError: As ``mask_patch_embed``.
-        ValueError: As ``mask_patch_embed``.
-        RuntimeError: ``tokens`` or ``weight`` require a gradient, and gradients are enabled.
+        ValueError: As ``mask_patch_embed``; ``tokens`` that share memory with each other; or
+            ``tokens`` or ``weight`` require a gradient, and gradients are enabled.
     """
     name = "mask_patch_embed_"
     data, shape = _data(name, tiles, backend)
@@ -209,11 +211,9 @@ def mask_patch_embed_(
             f"{name}: tokens must be {expected} (tiles, patches, channels), "
             f"got shape {tuple(tokens.shape)}"
         )
-    if torch.is_grad_enabled() and (tokens.requires_grad or weight.requires_grad):
-        raise RuntimeError(
-            f"{name}: tokens and weight must not require gradients, as nothing is recorded; use "
-            "mask_patch_embed(..., add_to=tokens), or torch.no_grad()"
-        )
+    check_writable_rows(name, "tokens", tokens, strided_channels=True)
+    instead = "use mask_patch_embed(..., add_to=tokens), or "
+    refuse_gradients(name, instead=instead, tokens=tokens, weight=weight)
     torch.ops.fastregion.mask_patch_embed_(
         tokens, data, shape[2], weight, outside, table, backend or ""
     )
@@ -280,7 +280,7 @@ def _check(
     _check_weight(name, weight)
     check_same_dtype(name, weight=weight, **tensors)
     check_same_device(name, tiles=data, weight=weight, table=table, **tensors)
-    if not math.isfinite(outside):
+    if not -math.inf < outside < math.inf:  # math.isfinite breaks graphs of torch.compile
         raise ValueError(f"{name}: outside must be finite, got {outside}")
     channels, kernel_size = weight.shape[0], weight.shape[3]
     rows = (2 * kernel_size**2, channels)
@@ -392,7 +392,9 @@ def _in_place(
     )
     patches = _patches(tiles, width, weight, outside)
     run(chosen, "masks.mask_patch_embed", weight.device, patches, target)
-    if rows is not tokens:
+    if rows is tokens:
+        wrote_to(tokens)
+    else:
         tokens.copy_(rows)
 
 

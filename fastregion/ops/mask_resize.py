@@ -16,7 +16,8 @@ always, as in the version the published systems used.
 
 Shapes: masks ``[..., H, W]`` to ``[..., h, w]`` uint8. Dtypes: bool or uint8 (any value but 0 is
 inside), or ``BitMasks``. Exact; not differentiable. Devices: any (reference); see
-``fastregion.ops.OPERATORS`` for kernels.
+``fastregion.ops.OPERATORS`` for kernels. In a CUDA graph: once the same sizes and rule have been
+run outside of it, as the first run makes tables.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ whole mask resized to one tile by the same rule, and comes first (GAR's order). 
 and is grey: that is ``mask_resize``.
 
 Dtypes: bool or uint8 (any value but 0 is inside), or ``BitMasks``. Exact; not differentiable.
-Devices: any (reference); see ``fastregion.ops.OPERATORS`` for kernels.
+Devices: any (reference); see ``fastregion.ops.OPERATORS`` for kernels. In a CUDA graph: once the
+same sizes, grid and rule have been run outside of it, as the first run makes tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -40,8 +40,8 @@ from fastregion.ops.resample import NEAREST_RULES, nearest_table
 def _resized_tiles(masks: Tensor, grid: Sequence[int], tile: Sequence[int], rule: str) -> Tensor:
     """Nearest resize of bool masks ``[M, H, W]`` to the canvas of ``grid``, cut into tiles."""
     (rows, columns), (height, width) = grid, tile
-    y = nearest_table(masks.shape[1], rows * height, rule, masks.device)
-    x = nearest_table(masks.shape[2], columns * width, rule, masks.device)
+    y = nearest_table(masks.shape[1], (rows * height,), rule, masks.device)
+    x = nearest_table(masks.shape[2], (columns * width,), rule, masks.device)
     canvas = masks.index_select(1, y).index_select(2, x)
     split = canvas.view(len(masks), rows, height, columns, width).transpose(2, 3)
     return split.reshape(len(masks), rows * columns, height, width)
@@ -120,8 +120,8 @@ def _forward(
     if chosen == "reference":
         return mask_tiles_reference(words, width, grid, tile_size, thumbnail, rule)
     tiles = _fake(words, width, grid, tile_size, thumbnail, rule, backend)
-    rows, columns = (
-        _tables(size, cells, tile, thumbnail, rule, words.device)
+    rows, columns = (  # source indices along an axis: of the thumbnail, if any, and of the canvas
+        nearest_table(size, (tile, cells * tile)[not thumbnail :], rule, words.device)
         for size, cells, tile in zip((words.shape[1], width), grid, tile_size, strict=True)
     )
     words = words.contiguous()
@@ -139,15 +139,6 @@ def _forward(
     )
     run(chosen, "masks.mask_tiles", words.device, params)
     return tiles
-
-
-@lru_cache(maxsize=256)
-def _tables(
-    size: int, cells: int, tile: int, thumbnail: bool, rule: str, device: torch.device
-) -> Tensor:
-    """Source indices along one axis: of the thumbnail, if there is one, and of the canvas."""
-    canvas = nearest_table(size, cells * tile, rule, device)
-    return torch.cat((nearest_table(size, tile, rule, device), canvas)) if thumbnail else canvas
 
 
 def _fake(

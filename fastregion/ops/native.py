@@ -39,6 +39,13 @@ def run(backend: str, kernel: str, device: torch.device, *arguments: object) -> 
     return getattr(family(submodule), f"{name}_cuda")(*arguments, device.index, stream)
 
 
+def wrote_to(*tensors: Tensor) -> None:
+    """Tell autograd what a kernel wrote behind torch's back; every in-place kernel needs it."""
+    for tensor in tensors:
+        if not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
+
+
 def as_rows(tensor: Tensor) -> tuple[Tensor, int]:
     """View ``[..., C]`` as rows with contiguous channels; copies only if it must.
 

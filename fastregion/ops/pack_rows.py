@@ -28,9 +28,11 @@ from fastregion.ops.checks import (
     check_floating,
     check_same_device,
     check_same_dtype,
+    check_writable_rows,
+    refuse_gradients,
 )
-from fastregion.ops.native import DTYPE_CODES, as_rows, family, run
-from fastregion.ops.registration import register, register_gradient
+from fastregion.ops.native import DTYPE_CODES, as_rows, family, run, wrote_to
+from fastregion.ops.registration import refuse_second_gradient, register, register_gradient
 
 IN_PLACE = -1
 """Row number of a row that stays as it is."""
@@ -83,7 +85,7 @@ def pack_rows(
         ValueError: Shapes or devices that do not fit, gradients wanted through ``out``, or (on the
             CPU) a row number outside the sources.
     """
-    name = "pack_tokens"
+    name = "pack_rows"
     if not sources:
         raise ValueError(f"{name}: sources must hold at least one tensor, got none")
     named = {f"sources[{i}]": source for i, source in enumerate(sources)}
@@ -101,29 +103,15 @@ def pack_rows(
     check_same_dtype(name, **named, out=out)
     check_same_device(name, **named, rows=rows, out=out)
     if out is None:
-        packed: Tensor = torch.ops.fastregion.pack_tokens(list(sources), rows, backend or "")
+        packed: Tensor = torch.ops.fastregion.pack_rows(list(sources), rows, backend or "")
         return packed
-    _check_out(out, rows.shape[0], sources[0].shape[1])
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (out, *sources)):
-        raise ValueError(
-            f"{name}: out is for inference, but gradients are wanted; leave it out, or call this "
-            "under torch.no_grad()"
-        )
-    torch.ops.fastregion.pack_tokens_(out, list(sources), rows, backend or "")
+    shape = (rows.shape[0], sources[0].shape[1])
+    if out.shape != shape:
+        raise ValueError(f"{name}: out must be [total, D] = {shape}, got shape {tuple(out.shape)}")
+    check_writable_rows(name, "out", out)
+    refuse_gradients(name, what="out", instead="leave it out, or ", out=out, **named)
+    torch.ops.fastregion.pack_rows_(out, list(sources), rows, backend or "")
     return out
-
-
-def _check_out(out: Tensor, total: int, width: int) -> None:
-    if out.shape != (total, width):
-        raise ValueError(
-            f"pack_tokens: out must be [total, D] = {(total, width)}, got shape {tuple(out.shape)}"
-        )
-    rows_overlap = total > 1 and out.stride(0) < width
-    if rows_overlap or (width > 1 and out.stride(1) != 1):
-        raise ValueError(
-            "pack_tokens: out must have rows of its own with contiguous elements, "
-            f"got strides {out.stride()}"
-        )
 
 
 def _forward(sources: list[Tensor], rows: Tensor, backend: str) -> Tensor:
@@ -144,13 +132,14 @@ def _forward_in_place(out: Tensor, sources: list[Tensor], rows: Tensor, backend:
         out.index_copy_(0, here, pack_rows_reference(sources, rows[here]))
     else:
         _run_forward(chosen, out, sources, rows, in_place=True)
+        wrote_to(out)
 
 
 def _choose(sources: list[Tensor], rows: Tensor, backend: str) -> str:
     limit = None
     if rows.device.type == "cuda" and len(sources) > _MOST_CUDA_SOURCES:
         limit = f"the cuda kernel takes at most {_MOST_CUDA_SOURCES} sources, got {len(sources)}"
-    return choose_backend("pack_tokens", rows.device, force=backend, limit=limit)
+    return choose_backend("pack_rows", rows.device, force=backend, limit=limit)
 
 
 def _run_forward(
@@ -178,7 +167,7 @@ def _run_forward(
 def _backward(
     grad: Tensor, rows: Tensor, sizes: list[int], wanted: list[int], backend: str
 ) -> list[Tensor]:
-    chosen = choose_backend("pack_tokens_backward", grad.device, force=backend)
+    chosen = choose_backend("pack_rows_backward", grad.device, force=backend)
     if chosen == "reference":
         return pack_rows_backward_reference(grad, rows, sizes, wanted)
     out = _backward_fake(grad, rows, sizes, wanted, backend)
@@ -209,7 +198,7 @@ def _refuse_rows_outside(rows: Tensor, sources: list[Tensor], *, lowest: int) ->
     low, high = (int(bound) for bound in rows.aminmax())
     if low < lowest or high >= num_rows:
         raise ValueError(
-            f"pack_tokens: rows must be {lowest} to {num_rows - 1} (rows of all sources), "
+            f"pack_rows: rows must be {lowest} to {num_rows - 1} (rows of all sources), "
             f"got {low if low < lowest else high}"
         )
 
@@ -237,34 +226,24 @@ def _save_rows(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (rows,) = ctx.saved_tensors
     wanted = [i for i, needed in enumerate(ctx.needs_input_grad[0]) if needed]
-    computed = torch.ops.fastregion.pack_tokens_backward(grad, rows, ctx.sizes, wanted, ctx.backend)
+    computed = torch.ops.fastregion.pack_rows_backward(grad, rows, ctx.sizes, wanted, ctx.backend)
     gradients: list[Tensor | None] = [None] * len(ctx.sizes)
     for source, gradient in zip(wanted, computed, strict=True):
         gradients[source] = gradient
     return gradients, None, None
 
 
-def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    pass
-
-
-def _refuse_second_gradient(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    raise NotImplementedError("pack_tokens: second derivatives are not supported")
-
-
+register("pack_rows(Tensor[] sources, Tensor rows, str backend) -> Tensor", _forward, _forward_fake)
 register(
-    "pack_tokens(Tensor[] sources, Tensor rows, str backend) -> Tensor", _forward, _forward_fake
-)
-register(
-    "pack_tokens_(Tensor(a!) out, Tensor[] sources, Tensor rows, str backend) -> ()",
+    "pack_rows_(Tensor(a!) out, Tensor[] sources, Tensor rows, str backend) -> ()",
     _forward_in_place,
     _in_place_fake,
 )
 register(
-    "pack_tokens_backward(Tensor grad, Tensor rows, SymInt[] sizes, int[] wanted, str backend) "
+    "pack_rows_backward(Tensor grad, Tensor rows, SymInt[] sizes, int[] wanted, str backend) "
     "-> Tensor[]",
     _backward,
     _backward_fake,
 )
-register_gradient("pack_tokens", _gradients, _save_rows)
-register_gradient("pack_tokens_backward", _refuse_second_gradient, _keep_nothing)
+register_gradient("pack_rows", _gradients, _save_rows)
+refuse_second_gradient("pack_rows_backward")

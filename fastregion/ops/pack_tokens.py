@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastregion.ops.checks import check_floating, check_same_device, check_same_dtype
 from fastregion.ops.pack_rows import IN_PLACE, pack_rows
 
 
@@ -104,6 +105,10 @@ def pack_tokens(
             )
         else:
             given[placeholder] = features.flatten(0, -2)
+    named = {"embedding": embedding, **{f"tokens[{key}]": given[key] for key in given}, "out": out}
+    check_floating(name, **named)
+    check_same_dtype(name, **named)
+    check_same_device(name, **named)
     ids, lengths = _concatenated("input_ids", input_ids)
     available = {
         placeholder: None if features is None else given[placeholder].shape[0]

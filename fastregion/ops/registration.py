@@ -31,3 +31,20 @@ def register_gradient(
     torch.library.register_autograd(
         f"fastregion::{name}", gradient, setup_context=setup_context, lib=_lib
     )
+
+
+def refuse_second_gradient(name: str) -> None:
+    """Let ``name``, the gradient of an operator, raise where it is itself differentiated.
+
+    Torch takes an operator without a gradient for a constant: the second derivative would lack
+    terms, with no more than a warning.
+    """
+    operator = name.removesuffix("_backward")
+
+    def refuse(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        raise NotImplementedError(f"{operator}: second derivatives are not supported")
+
+    def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    register_gradient(name, refuse, keep_nothing)

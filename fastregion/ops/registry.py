@@ -109,14 +109,14 @@ _OPERATORS = (
         differentiable=("x", "branch", "gate", "norm_weight", "norm_bias"),
     ),
     Operator(
-        name="pack_tokens",
+        name="pack_rows",
         contract=(
-            "prompts of token ids, embedding [V, D], tokens per placeholder id -> embeddings "
-            "[total, D], cu_seqlens [B + 1], positions [total], labels: one gather of rows"
+            "sources [N_i, D], rows [total] -> [total, D]: rows of several sources as if they were "
+            "concatenated, in place too; pack_tokens numbers the rows of prompts with placeholders"
         ),
         native=("cpu", "cuda"),
         native_backward=("cpu", "cuda"),
-        differentiable=("embedding", "tokens"),
+        differentiable=("sources",),
     ),
     Operator(
         name="cross_attention",

@@ -1,12 +1,14 @@
 """Tables of one axis of a resize: which source pixels a result pixel reads, with which weights.
 
 The published preprocessings differ in their rules, so the rules live here, once, and the kernels
-follow tables. A table depends on two sizes only; it is made once and kept.
+follow tables. A table depends on sizes only; it is made once and kept. Nobody waits for its way to
+a GPU; but it is not part of a CUDA graph, so a size must have been used before it is captured.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,20 +20,61 @@ NEAREST_RULES = ("floor", "centre")
 PRECISION_BITS = 22
 
 
-@lru_cache(maxsize=256)
-def nearest_table(source: int, size: int, rule: str, device: torch.device) -> Tensor:
-    """Source index of each of ``size`` result pixels, ``[size]`` int64.
+class _Tables(NamedTuple):
+    """Tables on a device; on a GPU, also the stream that copies them there, and when it has."""
+
+    tensors: tuple[Tensor, ...]
+    stream: torch.cuda.Stream | None
+    copied: torch.cuda.Event | None
+
+
+def _to_device(device: torch.device, *arrays: np.ndarray) -> _Tables:
+    tables = [torch.from_numpy(array) for array in arrays]
+    if device.type != "cuda":
+        return _Tables(tuple(table.to(device) for table in tables), None, None)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a mask was resized between sizes that are new, while a CUDA graph is captured; resize "
+            "one of these sizes before, outside of the graph"
+        )
+    stream = torch.cuda.current_stream(device)
+    tensors = tuple(table.pin_memory().to(device, non_blocking=True) for table in tables)
+    return _Tables(tensors, stream, stream.record_event())
+
+
+def _on_current_stream(tables: _Tables) -> tuple[Tensor, ...]:
+    """The tables, for kernels of the current stream to read."""
+    # What is captured runs after torch.cuda.graph has waited for all streams.
+    if tables.copied is not None and not torch.cuda.is_current_stream_capturing():
+        stream = torch.cuda.current_stream(tables.tensors[0].device)
+        if stream != tables.stream:
+            stream.wait_event(tables.copied)
+            for tensor in tables.tensors:
+                tensor.record_stream(stream)
+    return tables.tensors
+
+
+def nearest_table(source: int, sizes: tuple[int, ...], rule: str, device: torch.device) -> Tensor:
+    """Source indices of the result pixels of each size, one size behind the other, int64.
 
     ``floor``: ``floor(i * source / size)``, torch's and OpenCV's. ``centre``: Pillow's, the pixel
     under the centre of the result pixel, with the steps added up in float64 as Pillow does.
     """
-    if rule == "floor":
-        index = np.arange(size) * source // size
-    else:
-        steps = np.full(size, source / size)
-        steps[0] *= 0.5
-        index = np.add.accumulate(steps).astype(np.int64)
-    return torch.from_numpy(index).to(device)
+    (table,) = _on_current_stream(_nearest_table(source, sizes, rule, device))
+    return table
+
+
+@lru_cache(maxsize=256)
+def _nearest_table(source: int, sizes: tuple[int, ...], rule: str, device: torch.device) -> _Tables:
+    indices = []
+    for size in sizes:
+        if rule == "floor":
+            indices.append(np.arange(size) * source // size)
+        else:
+            steps = np.full(size, source / size)
+            steps[0] *= 0.5
+            indices.append(np.add.accumulate(steps).astype(np.int64))
+    return _to_device(device, np.concatenate(indices))
 
 
 def _bicubic(distance: np.ndarray) -> np.ndarray:
@@ -42,7 +85,6 @@ def _bicubic(distance: np.ndarray) -> np.ndarray:
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
 
 
-@lru_cache(maxsize=256)
 def bicubic_table(
     source: int, size: int, fixed_point: bool, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -53,6 +95,12 @@ def bicubic_table(
         with ``PRECISION_BITS`` bits behind the point or float64; those past the number are 0, and
         taps is a multiple of 8.
     """
+    window, weights = _on_current_stream(_bicubic_table(source, size, fixed_point, device))
+    return window, weights
+
+
+@lru_cache(maxsize=256)
+def _bicubic_table(source: int, size: int, fixed_point: bool, device: torch.device) -> _Tables:
     scale = source / size
     stretch = max(scale, 1.0)
     support = 2.0 * stretch
@@ -68,4 +116,4 @@ def bicubic_table(
         scaled = weights * (1 << PRECISION_BITS)
         weights = np.where(scaled < 0, scaled - 0.5, scaled + 0.5).astype(np.int32)
     window = np.stack((first, count), axis=1).astype(np.int32)
-    return torch.from_numpy(window).to(device), torch.from_numpy(weights).to(device)
+    return _to_device(device, window, weights)

@@ -15,7 +15,8 @@ Layouts: maps in planes (NCHW) and channels last are read where they are, slices
 anything else is copied once. Result and gradient are contiguous NCHW, as torchvision's are.
 
 Dtypes: ``input`` float32, float64, float16, bfloat16 (the output has the same); ``boxes`` any of
-these; a quantized input of one image is computed in float32 and quantized again. Numerics: weights
+these (a batch index of half precision is exact to 256 or 2048: a list of boxes has no such limit);
+a quantized input of one image is computed in float32 and quantized again. Numerics: weights
 and sums in float32 (float64 for float64), rounded once. Autocast: none, the dtype given is the
 dtype computed with. Differentiable in ``input``, twice; not in ``boxes``. Scripted by TorchScript.
 Deterministic, except the gradient on a GPU, which adds with atomics unless
@@ -26,6 +27,7 @@ A NaN or infinite feature reaches the bins that read it; in the reference, the w
 """
 
 # No "from __future__ import annotations" here: TorchScript reads the types themselves.
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +40,7 @@ from fastregion.ops.checks import (
     accumulation_dtype,
     check_floating,
     check_same_device,
+    integer,
     size_pair,
 )
 from fastregion.ops.native import DTYPE_CODES, family, run
@@ -46,6 +49,27 @@ from fastregion.ops.registration import register, register_gradient
 
 class BoxesShapeError(ValueError, AssertionError):
     """Boxes that are neither ``[R, 5]`` nor a list of ``[L, 4]``; torchvision asserts this."""
+
+
+# Of a bin, along one axis, where the box is of absurd size; csrc/roi/bilinear.h has the same.
+_MOST_SAMPLES = 2**30
+
+
+def _samples_on_map(
+    begin: Tensor, bin_size: Tensor, samples: Tensor, cells: int
+) -> tuple[Tensor, Tensor]:
+    """Range ``[R, bins]`` with all samples of a bin that can lie on the map, as in the kernels.
+
+    A box far larger than the map, adaptively sampled, has millions of others.
+    """
+    step = bin_size / samples
+    margin = 1e-5 * samples + 2  # rounding of the sample points
+    first = (-1 - begin) / step - margin
+    last = (cells - begin) / step + margin
+    all_of_them = (samples <= 64) | ~(step > 0)
+    first = torch.where(first > 0, first.minimum(samples), 0)  # 0 of NaN: an empty range
+    last = torch.where(last > 0, last.minimum(samples), 0)
+    return torch.where(all_of_them, 0, first).long(), torch.where(all_of_them, samples, last).long()
 
 
 def _axis_weights(
@@ -67,13 +91,15 @@ def _axis_weights(
     if sampling_ratio > 0:
         samples = torch.full_like(bin_size, sampling_ratio)
     else:
-        samples = bin_size.ceil().clamp(min=0)
-    most = max(int(samples.max()), 1) if len(samples) else 1
-    number = torch.arange(most, device=low.device, dtype=low.dtype)
-    first = torch.arange(bins, device=low.device, dtype=low.dtype) * bin_size[:, None]
-    within = (number + 0.5) * bin_size[:, None] / samples[:, None]  # [R, most]
-    points = (start[:, None] + first)[:, :, None] + within[:, None, :]  # [R, bins, most]
-    inside = (points >= -1) & (points <= cells) & (number < samples[:, None])[:, None, :]
+        samples = torch.where(bin_size > 0, bin_size.ceil(), 0).clamp(max=_MOST_SAMPLES)
+    begin = torch.arange(bins, device=low.device, dtype=low.dtype) * bin_size[:, None]
+    begin = start[:, None] + begin  # [R, bins]
+    first, last = _samples_on_map(begin, bin_size[:, None], samples[:, None], cells)
+    most = max(int((last - first).max()), 1) if len(samples) else 1
+    number = first[:, :, None] + torch.arange(most, device=low.device)  # [R, bins, most]
+    within = (number.to(low.dtype) + 0.5) * bin_size[:, None, None] / samples[:, None, None]
+    points = begin[:, :, None] + within
+    inside = (points >= -1) & (points <= cells) & (number < last[:, :, None])
     points = torch.where(inside, points.clamp(0, cells - 1), 0)
     cell = points.floor()
     fraction = points - cell
@@ -179,11 +205,13 @@ def roi_align(
         ``[R, C, oh, ow]`` in the dtype of ``input``, contiguous.
 
     Raises:
-        TypeError: ``input`` or ``boxes`` not of a floating dtype listed in the module.
+        TypeError: ``input`` or ``boxes`` not of a floating dtype listed in the module, or a
+            ``sampling_ratio`` that is no integer.
         RuntimeError: A quantized ``input`` of more than one image.
         ValueError: Wrong ranks, a map without cells, more lists of boxes than images, an
-            ``output_size`` that is not one or two positive integers, tensors on different devices,
-            or (on the CPU) boxes that are not finite or whose batch index is of no image.
+            ``output_size`` that is not one or two positive integers, a ``spatial_scale`` that is
+            not finite, tensors on different devices, or (on the CPU) boxes that are not finite or
+            whose batch index is of no image.
     """
     name = "roi_align"
     if input.is_quantized:
@@ -203,8 +231,11 @@ def roi_align(
     check_floating(name, input=input, boxes=rois)
     check_same_device(name, input=input, boxes=rois)
     size = size_pair(name, "output_size", output_size)
+    ratio = integer(name, "sampling_ratio", sampling_ratio)
+    if not -math.inf < spatial_scale < math.inf:  # math.isfinite breaks graphs of torch.compile
+        raise ValueError(f"{name}: spatial_scale must be finite, got {spatial_scale}")
     out: Tensor = torch.ops.fastregion.roi_align(
-        input, rois, float(spatial_scale), size, int(sampling_ratio), bool(aligned), backend or ""
+        input, rois, float(spatial_scale), size, ratio, bool(aligned), backend or ""
     )
     return out
 
@@ -293,6 +324,7 @@ def _boxes_to_rois(input: Tensor, boxes: Sequence[Tensor]) -> Tensor:
             f"roi_align: boxes must be one [L, 4] for each of the {input.shape[0]} images, "
             f"got {len(boxes)} of them"
         )
+    indexed = []
     for number, each in enumerate(boxes):
         if not isinstance(each, Tensor):
             raise TypeError(
@@ -304,13 +336,11 @@ def _boxes_to_rois(input: Tensor, boxes: Sequence[Tensor]) -> Tensor:
                 "roi_align: a list of boxes must hold [L, 4] (x1, y1, x2, y2), "
                 f"got shape {tuple(each.shape)} for image {number}"
             )
-    if not boxes:
-        return input.new_zeros((0, 5))
-    indexed = [
-        torch.cat((each.new_full((each.shape[0], 1), number), each), dim=1)
-        for number, each in enumerate(boxes)
-    ]
-    return torch.cat(indexed)
+        check_floating("roi_align", **{f"boxes[{number}]": each})
+        check_same_device("roi_align", input=input, **{f"boxes[{number}]": each})
+        corners = each.to(accumulation_dtype(each.dtype))  # narrower ones would round the number
+        indexed.append(torch.cat((corners.new_full((each.shape[0], 1), number), corners), dim=1))
+    return torch.cat(indexed) if indexed else input.new_zeros((0, 5))
 
 
 def _forward(

@@ -36,10 +36,12 @@ from fastregion.ops.checks import (
     check_floating,
     check_same_device,
     check_same_dtype,
+    check_writable_rows,
     positive_pair,
+    refuse_gradients,
     size_pair,
 )
-from fastregion.ops.native import DTYPE_CODES, as_rows, family, run
+from fastregion.ops.native import DTYPE_CODES, as_rows, family, run, wrote_to
 from fastregion.ops.registration import register, register_gradient
 
 
@@ -189,18 +191,8 @@ def _check_out(out: Tensor, tiles: Tensor, shape: tuple[int, int, int]) -> None:
     check_same_device(name, out=out, tiles=tiles)
     if out.shape != shape:
         raise ValueError(f"{name}: out must be {list(shape)}, got shape {tuple(out.shape)}")
-    box_stride, bin_stride, channel_stride = out.stride()
-    apart = (shape[1] < 2 or bin_stride >= shape[2]) and (shape[0] < 2 or box_stride >= shape[2])
-    if (shape[2] > 1 and channel_stride != 1) or not apart:
-        raise ValueError(
-            f"{name}: out must have contiguous channels and rows apart from each other, "
-            f"got strides {out.stride()}"
-        )
-    if torch.is_grad_enabled() and (tiles.requires_grad or out.requires_grad):
-        raise ValueError(
-            f"{name}: out takes no part in autograd, but gradients are required; "
-            "leave it out, or call under torch.no_grad()"
-        )
+    check_writable_rows(name, "out", out)
+    refuse_gradients(name, what="out", instead="leave it out, or ", tiles=tiles, out=out)
 
 
 def _forward(
@@ -234,8 +226,7 @@ def _forward_out(
         out.copy_(_forward(tiles, boxes, grid, tile_size, output_size, backend))
         return
     _run(chosen, "roi.roi_replay", tiles, out, boxes, grid, tile_size, output_size)
-    if not out.is_inference():
-        torch.autograd.graph.increment_version(out)  # the kernel wrote behind torch's back
+    wrote_to(out)
 
 
 def _backward(

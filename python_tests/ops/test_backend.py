@@ -38,6 +38,9 @@ def test_table(name: str) -> None:
     assert hasattr(torch.ops.fastregion, name)
     assert set(entry.native + entry.native_backward) <= {"cpu", "cuda"}
     assert hasattr(torch.ops.fastregion, f"{name}_backward") == bool(entry.differentiable)
+    if entry.differentiable:  # the gradient has one itself, or refuses: torch would take it for 0
+        has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+        assert has_kernel(f"fastregion::{name}_backward", "Autograd")
     assert hasattr(fastregion.ops, name) or name in ("pack_bits", "unpack_bits")
 
 

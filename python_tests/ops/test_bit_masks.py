@@ -1,7 +1,10 @@
 """The bit-packed container: layout, round trips, refusals."""
 
+import os
+
 import numpy as np
 import pytest
+import simt_module
 import torch
 
 from fastregion.ops import BitMasks
@@ -59,3 +62,19 @@ def test_errors() -> None:
         BitMasks(torch.zeros(2, 1, dtype=torch.int32), 3)
     with pytest.raises(ValueError, match=r"words must be \[..., H, 2\] for a width of 65"):
         BitMasks(torch.zeros(2, 1, dtype=torch.int64), 65)
+
+
+@pytest.mark.slow
+def test_more_than_31_bits(backend) -> None:
+    """2.2e9 pixels, of which the last are looked at."""
+    if backend.name == "reference" or os.environ.get(simt_module.VARIABLE):
+        pytest.skip("would take minutes, or 100 GB")
+    width = 64 * 725 - 7
+    words = torch.zeros(47500, 725, dtype=torch.int64, device=backend.device)
+    assert len(words) * width > 2**31
+    words[-3:, -4:] = torch.tensor([-1, 1 << 40, 3, 5], device=backend.device)
+    masks = BitMasks(words, width).unpack(backend=backend.name)
+    last = BitMasks(words[-3:], width).unpack(backend="reference")
+    assert torch.equal(masks[-3:], last)
+    assert not masks[:3].any()
+    assert torch.equal(BitMasks.pack(masks, backend=backend.name).words, words)

@@ -371,6 +371,10 @@ def test_gradcheck(backend, mask: str) -> None:
         cross_attention(*inputs, backend=backend.name)[1].sum(), inputs[:2]
     )
     assert all(grad.any() for grad in only_normaliser)
+    out, _ = cross_attention(*inputs, backend=backend.name)
+    (grad,) = torch.autograd.grad(out.square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"^cross_attention: second derivatives"):
+        grad.sum().backward()
 
 
 def test_opcheck(backend) -> None:

@@ -1,8 +1,10 @@
 """mask_encode against torch's convolutions and linear layer, on every backend."""
 
 import importlib
+import os
 
 import pytest
+import simt_module
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -194,6 +196,9 @@ def test_gradcheck(backend) -> None:
         return mask_encode(tiles, *parameters, scale=1.5, backend=backend.name)
 
     assert torch.autograd.gradcheck(run, leaves)
+    (grad,) = torch.autograd.grad(run(*leaves).square().sum(), leaves[0], create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"^mask_encode: second derivatives"):
+        grad.sum().backward()
 
 
 def test_opcheck(backend) -> None:
@@ -285,3 +290,27 @@ def test_errors(changes: dict, error: type[Exception], message: str) -> None:
     } | changes
     with pytest.raises(error, match=f"^mask_encode: .*{message}"):
         mask_encode(**arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("large", ["tiles", "weight"])
+def test_more_than_31_bits(backend, large: str) -> None:
+    """Offsets into 2.2e9 pixels, or into as many weights, of which few are ever touched."""
+    if large == "tiles" and (backend.name == "reference" or os.environ.get(simt_module.VARIABLE)):
+        pytest.skip("would take minutes, or 100 GB")
+    tiles = make_tiles(64, 64)[2:3].to(backend.device)
+    parameters = {
+        name: value.to(backend.device) for name, value in make_parameters((64, 64), 1, 1, 5).items()
+    }
+    expected = mask_encode(tiles, **parameters, backend="reference")
+    if large == "weight":
+        stride = 2_200_000_000 // 255
+        stored = torch.empty(255 * stride + 5, device=backend.device)
+        far = stored.as_strided((5, 256), (1, stride))  # position-major
+        parameters["linear_weight"] = far.copy_(parameters["linear_weight"])
+    else:
+        many = torch.zeros(540_000, 64, 64, dtype=torch.bool, device=backend.device)
+        many[-1:] = tiles
+        tiles = many
+    result = mask_encode(tiles, **parameters, backend=backend.name)
+    torch.testing.assert_close(result[-1:], expected, rtol=1e-4, atol=1e-4)

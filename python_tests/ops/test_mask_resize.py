@@ -1,7 +1,10 @@
 """mask_resize against Pillow itself, byte by byte, on every backend."""
 
+import os
+
 import numpy as np
 import pytest
+import simt_module
 import torch
 from PIL import Image
 from torch import Tensor
@@ -112,3 +115,20 @@ def test_errors(changes: dict, error: type[Exception], message: str) -> None:
     arguments = {"masks": torch.zeros(4, 4).bool(), "size": 8} | changes
     with pytest.raises(error, match=message):
         mask_resize(**arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("large", ["mask", "result"])
+def test_more_than_31_bits(backend, large: str) -> None:
+    """2.2e9 pixels in or out: a mask whose lower right quarter is set."""
+    if backend.name == "reference" or os.environ.get(simt_module.VARIABLE):
+        pytest.skip("would take minutes, or 100 GB")
+    blocks, size = (740, 16) if large == "mask" else (2, 46400)
+    words = torch.zeros(64 * blocks, blocks, dtype=torch.int64, device=backend.device)
+    words[32 * blocks :, blocks // 2 :] = -1
+    result = mask_resize(BitMasks(words, 64 * blocks), size, backend=backend.name)
+    middle, margin = size // 2, max(size // 16, 2)
+    for rows in (slice(0, middle - margin), slice(middle + margin, None)):
+        for columns in (slice(0, middle - margin), slice(middle + margin, None)):
+            inside = rows.start > 0 and columns.start > 0
+            assert (result[rows, columns] == (255 if inside else 0)).all()

@@ -1,7 +1,10 @@
 """mask_tiles against the definition pixel by pixel, on every backend."""
 
+import os
+
 import numpy as np
 import pytest
+import simt_module
 import torch
 from PIL import Image
 from torch import Tensor
@@ -131,3 +134,26 @@ def test_errors(changes: dict, error: type[Exception], message: str) -> None:
     arguments = {"masks": torch.zeros(4, 4).bool(), "grid": (1, 1), "tile_size": 8} | changes
     with pytest.raises(error, match=message):
         mask_tiles(**arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("large", ["mask", "tile"])
+def test_more_than_31_bits(backend, large: str) -> None:
+    """2.2e9 pixels in or out, every row and column of them with pixels of its own."""
+    if backend.name == "reference" or os.environ.get(simt_module.VARIABLE):
+        pytest.skip("would take minutes, or 100 GB")
+    side, small = 64 * 730, 64 * 3
+    y, x = torch.rand(side) > 0.5, torch.rand(side) > 0.5
+    columns = BitMasks.pack(x[None]).words
+    if large == "mask":
+        words = torch.where(y[:, None], columns, ~columns).to(backend.device)
+        grid, tile = (1, 1), small
+    else:
+        words = torch.where(y[:small, None], columns[:, :3], ~columns[:, :3]).to(backend.device)
+        grid, tile = (1, 2), side // 2
+    size, height = len(words), side if large == "tile" else small
+    result = mask_tiles(BitMasks(words, size), grid, (height, tile), False, backend=backend.name)
+    columns = torch.arange(height) * size // height  # the canvas is square
+    for row in (0, height // 2, height - 1):
+        line = BitMasks(result.words[:, row], tile).unpack(backend="reference").flatten()
+        assert torch.equal(line.cpu(), x[columns] ^ ~y[row * size // height])

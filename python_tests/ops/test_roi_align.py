@@ -3,6 +3,7 @@
 import math
 import os
 
+import numpy as np
 import pytest
 import simt_module
 import torch
@@ -162,6 +163,14 @@ def test_boxes_of_each_image(backend) -> None:
     assert roi_align(input, [], 2, backend=backend.name).shape == (0, 5, 2, 2)
 
 
+@pytest.mark.parametrize("box_dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_numbers_of_images_are_not_rounded(backend, box_dtype: torch.dtype) -> None:
+    input = torch.arange(2052.0, device=backend.device).view(-1, 1, 1, 1)
+    boxes = [torch.tensor([[0, 0, 1, 1]], device=backend.device, dtype=box_dtype)] * len(input)
+    result = roi_align(input, boxes, 1, backend=backend.name)
+    assert torch.equal(result, input)
+
+
 @pytest.mark.parametrize(
     ("num_images", "channels", "num_boxes"), [(2, 5, 0), (2, 0, 3), (0, 5, 0), (0, 0, 0)]
 )
@@ -193,13 +202,24 @@ def test_many_boxes(backend) -> None:
 
 def test_huge_box(backend) -> None:
     """Adaptive sampling of a box far beyond the map visits only the samples on it."""
-    if backend.name == "reference":
-        pytest.skip("the reference forms all samples")
     input = torch.ones(1, 2, 4, 4, device=backend.device)
-    rois = torch.tensor([[0, -1e7, -1e7, 1e7, 1e7], [0, -1e30, 0, 1e30, 4]], device=backend.device)
-    result = roi_align(input, rois, 1, aligned=True, backend=backend.name)
-    assert result.isfinite().all()
-    assert result.abs().max() < 1e-5
+    far = [[-1e7, -1e7, 1e7, 1e7], [-1e30, 0, 1e30, 4], [0, 0, 1e30, 4], [-3e38, 0, 3e38, 4]]
+    rois = torch.tensor([[0, *box] for box in far], device=backend.device)
+    for aligned in (True, False):
+        result = roi_align(input, rois, 1, aligned=aligned, backend=backend.name)
+        assert result.isfinite().all()
+        assert result.abs().max() < 1e-5
+
+
+def test_box_of_thousands_of_cells(backend) -> None:
+    """Adaptive sampling of a large box: of all its samples few are on the map, but none is lost."""
+    input = torch.randn(1, 3, 5, 6, device=backend.device)
+    boxes = [[-900, -700, 1500, 1200], [2, 1, 4000, 900], [-3000, -2, 3, 2500]]
+    rois = torch.tensor([[0, *box] for box in boxes], device=backend.device).float()
+    result = roi_align(input, rois, (7, 4), aligned=True, backend=backend.name)
+    expected = eager(input.double(), rois, (7, 4), aligned=True)
+    assert expected.any()
+    torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-9)
 
 
 def test_special_values_stay_in_their_bins(backend) -> None:
@@ -330,6 +350,14 @@ def test_quantized(scale: float, zero_point: int, dtype: torch.dtype) -> None:
         roi_align(torch.cat((input, input)), rois, 5)
 
 
+def test_integers_of_numpy() -> None:
+    input, rois = torch.randn(1, 2, 5, 5), torch.tensor([[0.0, 0, 0, 4, 4]])
+    expected = roi_align(input, rois, (2, 3), sampling_ratio=2)
+    two, three = np.int64(2), np.int32(3)
+    assert torch.equal(roi_align(input, rois, (two, three), sampling_ratio=two), expected)
+    assert roi_align(input, rois, three).shape == (1, 2, 3, 3)
+
+
 def test_module() -> None:
     module = RoIAlign((2, 3), 0.5, sampling_ratio=2, aligned=True)
     assert repr(module) == (
@@ -357,7 +385,11 @@ def test_module() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_torchvision(layout: str, ratio: int, aligned: bool) -> None:
     """Forward and backward are torchvision's, to rounding, where it is installed."""
-    ops = pytest.importorskip("torchvision.ops", exc_type=ImportError)
+    ops = pytest.importorskip(
+        "torchvision.ops",
+        reason="not compared with torchvision: the one that fits this torch is not installed",
+        exc_type=ImportError,
+    )
     input = make_input((2, 35, 24, 31), layout).requires_grad_()
     rois = torch.rand(20, 2, 2).sort(dim=1).values.flatten(1) * 60
     rois = torch.cat((torch.randint(2, (20, 1)), rois), dim=1)
@@ -402,11 +434,22 @@ def test_more_than_31_bits(backend) -> None:
         ({"boxes": [torch.zeros(4)]}, AssertionError, r"\(4,\) for image 0"),  # as torchvision
         ({"boxes": [torch.zeros(1, 4)] * 3}, ValueError, "each of the 2 images, got 3 of them"),
         ({"boxes": [[0, 0, 1, 1]]}, TypeError, "a list of tensors, got list for image 0"),
+        (
+            {"boxes": [torch.zeros(1, 4), torch.zeros(1, 4, device="meta")]},
+            ValueError,
+            r"input and boxes\[1\] must be on the same device, got cpu and meta",
+        ),
+        ({"boxes": [torch.zeros(1, 4).int()]}, TypeError, r"boxes\[0\] must be .* got int32"),
         ({"boxes": 3}, TypeError, "a tensor or a list of tensors, got int"),
         ({"boxes": torch.zeros(3, 5).int()}, TypeError, "boxes must be .* got int32"),
         ({"boxes": torch.zeros(3, 5, device="meta")}, ValueError, "same device, got cpu and meta"),
         ({"output_size": (0, 1)}, ValueError, "output_size must be two integers of at least 1"),
         ({"output_size": (1, 2, 3)}, ValueError, "output_size must be two integers of at least 1"),
+        ({"output_size": True}, ValueError, "two integers of at least 1, got True"),
+        ({"output_size": (np.bool_(True), 2)}, ValueError, "two integers of at least 1, got"),
+        ({"sampling_ratio": 2.9}, TypeError, "sampling_ratio must be an integer, got 2.9"),
+        ({"sampling_ratio": True}, TypeError, "sampling_ratio must be an integer, got True"),
+        ({"spatial_scale": math.nan}, ValueError, "spatial_scale must be finite, got nan"),
         ({"output_size": 2.5}, ValueError, "output_size must be two integers of at least 1"),
         (
             {"boxes": torch.tensor([[0, 0, 0, 1, 1], [0, 0, math.nan, 1, 1]])},

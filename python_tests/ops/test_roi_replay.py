@@ -127,9 +127,10 @@ def test_layouts(backend) -> None:
     for tiles in (
         stored[1:, 0],
         stored[1:, 0, :, ::2],
-        stored.permute(1, 2, 3, 0)[:2].flatten(1, 1),
+        stored[:, 0].permute(2, 1, 0),  # channels are apart
+        stored[:2, :, :, 0].permute(1, 2, 0),
     ):
-        tiles = tiles if tiles.dim() == 3 else tiles.reshape(2, 9, -1)
+        assert not tiles.is_contiguous()
         grid = (1, tiles.shape[0])
         result = roi_replay(tiles, grid, boxes, (3, 2), backend=backend.name)
         same = roi_replay(
@@ -249,6 +250,12 @@ def test_compiles_as_one_graph(backend) -> None:
         torch.testing.assert_close(tiles.grad, again.grad)
 
 
+def test_integers_of_numpy() -> None:
+    tiles, boxes, two = torch.randn(2, 4, 3), torch.rand(2, 4) * 3, np.int64(2)
+    result = roi_replay(tiles, (np.int32(1), two), boxes, two, tile_size=two)
+    assert torch.equal(result, roi_replay(tiles, (1, 2), boxes, 2))
+
+
 def test_autocast_changes_nothing() -> None:
     tiles, boxes = torch.randn(1, 9, 3), torch.rand(2, 4) * 3
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -276,6 +283,7 @@ def test_autocast_changes_nothing() -> None:
         ({"grid": (0, 2)}, ValueError, r"grid must be two integers of at least 1, got \(0, 2\)"),
         ({"grid": 2}, ValueError, "grid must be two integers of at least 1, got 2"),
         ({"output_size": (0, 1)}, ValueError, "output_size must be two integers of at least 1"),
+        ({"output_size": (True, 1)}, ValueError, r"two integers of at least 1, got \(True, 1\)"),
         ({"output_size": (2.0, 1)}, ValueError, "output_size must be two integers of at least 1"),
         ({"tiles": torch.zeros(2, 8, 3)}, ValueError, "3 x 3 has 9 tokens, got 8; give tile_size"),
         ({"tile_size": (4, 2)}, ValueError, "4 x 2 has 8 tokens, got 9"),
@@ -294,10 +302,20 @@ def test_autocast_changes_nothing() -> None:
             r"contiguous channels and rows apart .* got strides \(24, 6, 2\)",
         ),
         ({"out": torch.zeros(3, 1, 3).expand(3, 4, 3)}, ValueError, "rows apart from each other"),
+        (  # bins of one box fall on those of the next
+            {"out": torch.zeros(30).as_strided((3, 4, 3), (3, 3, 1))},
+            ValueError,
+            r"rows apart from each other, got strides \(3, 3, 1\)",
+        ),
+        (
+            {"out": torch.zeros(60).as_strided((3, 4, 3), (11, 3, 1))},
+            ValueError,
+            r"rows apart from each other, got strides \(11, 3, 1\)",
+        ),
         (
             {"out": torch.zeros(3, 4, 3), "tiles": torch.zeros(2, 9, 3, requires_grad=True)},
             ValueError,
-            "out takes no part in autograd",
+            "out is for inference, but tiles requires a gradient; leave it out",
         ),
         ({"backend": "gpu"}, ValueError, "backend must be auto, reference, cpu or cuda, got 'gpu'"),
     ],
