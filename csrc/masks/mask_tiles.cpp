@@ -63,8 +63,11 @@ void resize_row(const uint64_t* source, int64_t source_width, const Canvas& canv
   int64_t run_begin = -1;
   uint64_t previous = 0;  // the last pixel of the word before
   for (int64_t w = 0; w < row_words(source_width); ++w) {
+    uint64_t pixels = source[w];
+    const int64_t left = source_width - w * kWordBits;
+    if (left < kWordBits) pixels &= (uint64_t{1} << left) - 1;  // the rest should be 0, but may not
     // A bit of `edges` is a pixel that differs from the one to its left.
-    for (uint64_t edges = source[w] ^ (source[w] << 1 | previous); edges != 0; edges &= edges - 1) {
+    for (uint64_t edges = pixels ^ (pixels << 1 | previous); edges != 0; edges &= edges - 1) {
       const int64_t x =
           canvas.columns[static_cast<size_t>(w * kWordBits + std::countr_zero(edges))];
       if (run_begin < 0) {
@@ -74,7 +77,7 @@ void resize_row(const uint64_t* source, int64_t source_width, const Canvas& canv
         run_begin = -1;
       }
     }
-    previous = source[w] >> (kWordBits - 1);
+    previous = pixels >> (kWordBits - 1);
   }
   if (run_begin >= 0) set_bits(resized, run_begin, canvas.width());
 }

@@ -3,8 +3,8 @@
 //   words [height, row_words] uint64, row_words = ceil(width / 64)
 //   pixel (y, x) is bit x % 64 of words[y][x / 64]; the bits past `width` are 0.
 //
-// Every function keeps the padding at 0 and relies on it. Half-open boxes (x0, y0, x1, y1) in
-// pixels.
+// Every function here keeps the padding at 0 and relies on it. The operators, whose words come from
+// a caller, ignore it. Half-open boxes (x0, y0, x1, y1) in pixels.
 #pragma once
 
 #include <cstdint>
