@@ -14,7 +14,7 @@ from fastregion.ops import (
     mask_tiles,
 )
 
-WIDTHS = [0, 1, 7, 63, 64, 65, 130]
+WIDTHS = [0, 1, 7, 16, 63, 64, 65, 130, 208]
 
 
 def numbers(like: BitMasks, *shape: int) -> Tensor:
