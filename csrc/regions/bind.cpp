@@ -67,7 +67,7 @@ Bits pack(const py::array_t<uint8_t, kExact>& mask) {
   const uint8_t* from = mask.data();
   uint64_t* to = bits.mutable_data();
   py::gil_scoped_release release;
-  pack_rows(from, height, width, to);
+  pack_bits(from, height, width, to);
   return bits;
 }
 

@@ -16,10 +16,10 @@ inline constexpr int64_t kWordBits = 64;
 constexpr int64_t row_words(int64_t width) { return (width + kWordBits - 1) / kWordBits; }
 
 // words[y][x] = mask[y][x] != 0.      mask [height, width] uint8   words [height, row_words]
-void pack_rows(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words);
+void pack_bits(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words);
 
 // mask[y][x] = 0 or 1.                words [height, row_words]    mask [height, width] uint8
-void unpack_rows(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);
+void unpack_bits(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);
 
 // The same where `mask` is zeros: memory without pixels is neither written nor, if it is fresh from
 // the system, ever mapped.
