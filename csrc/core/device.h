@@ -20,6 +20,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/sizes.h"
 
 namespace fastregion {
 
@@ -63,11 +64,6 @@ class DeviceGuard {
  private:
   int previous_ = -1;
 };
-
-template <class T>
-constexpr T ceil_div(T count, T size) {
-  return (count + size - 1) / size;
-}
 
 // Throws std::invalid_argument for a shape that no device can run (an empty grid included).
 void check_launch_shape(const char* op, const LaunchShape& shape);

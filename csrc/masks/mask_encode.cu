@@ -54,7 +54,7 @@ int64_t lay_out(const MaskEncodeParams& p, int64_t channels, char* start, Worksp
   int64_t offset = 0;
   const auto take = [&](auto*& pointer, int64_t bytes) {
     pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(start + offset);
-    offset += ceil_div<int64_t>(bytes, 16) * 16;
+    offset += round_up<int64_t>(bytes, 16);
   };
   take(workspace.values, lists * positions * p.tokens * acc);
   take(workspace.constants, kBases * p.tokens * acc);
