@@ -47,13 +47,8 @@ __device__ inline const uint8_t* grey_row(const MaskPatches& p, PatchPlace place
 }
 
 __device__ inline uint64_t bits_row(const MaskPatches& p, PatchPlace place, int64_t i) {
-  const uint64_t* words =
-      static_cast<const uint64_t*>(p.tiles) + (place.row + i) * row_words(p.width);
-  const int64_t word = place.column / kWordBits;
-  const int64_t shift = place.column % kWordBits;
-  uint64_t bits = words[word] >> shift;
-  if (shift + p.kernel_size > kWordBits) bits |= words[word + 1] << (kWordBits - shift);
-  return bits & patch_row_mask(p.kernel_size);
+  const uint64_t* words = static_cast<const uint64_t*>(p.tiles);
+  return read_bits(words + (place.row + i) * row_words(p.width), place.column, p.kernel_size);
 }
 
 template <class T>

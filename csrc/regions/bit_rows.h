@@ -15,6 +15,15 @@ inline constexpr int64_t kWordBits = 64;
 
 constexpr int64_t row_words(int64_t width) { return (width + kWordBits - 1) / kWordBits; }
 
+// Bits [begin, begin + count) of a row, 1 <= count <= 64.
+constexpr uint64_t read_bits(const uint64_t* words, int64_t begin, int64_t count) {
+  const int64_t word = begin / kWordBits;
+  const int64_t shift = begin % kWordBits;
+  uint64_t bits = words[word] >> shift;
+  if (shift + count > kWordBits) bits |= words[word + 1] << (kWordBits - shift);
+  return bits & ~uint64_t{0} >> (kWordBits - count);
+}
+
 // words[y][x] = mask[y][x] != 0.      mask [height, width] uint8   words [height, row_words]
 void pack_bits(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words);
 
