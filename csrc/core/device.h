@@ -65,6 +65,11 @@ class DeviceGuard {
   int previous_ = -1;
 };
 
+// One thread for each of `total` items, `threads` to a block.
+inline LaunchShape one_thread_each(int64_t total, int64_t threads, cudaStream_t stream) {
+  return {.blocks = ceil_div(total, threads), .threads = threads, .stream = stream};
+}
+
 // Throws std::invalid_argument for a shape that no device can run (an empty grid included).
 void check_launch_shape(const char* op, const LaunchShape& shape);
 

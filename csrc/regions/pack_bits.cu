@@ -59,8 +59,7 @@ void pack_bits(const PackBitsParams& p, cudaStream_t stream) {
   const bool aligned =
       p.width % kGroup == 0 && reinterpret_cast<uintptr_t>(p.mask) % sizeof(uint4) == 0;
   launch("pack_bits", aligned ? pack_words_kernel<true> : pack_words_kernel<false>,
-         {.blocks = ceil_div<int64_t>(num_words, kThreads), .threads = kThreads, .stream = stream},
-         p.mask, p.bits, num_words, words, p.width);
+         one_thread_each(num_words, kThreads, stream), p.mask, p.bits, num_words, words, p.width);
 }
 
 }  // namespace fastregion::cuda

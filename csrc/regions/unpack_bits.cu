@@ -56,15 +56,12 @@ void unpack_bits(const UnpackBitsParams& p, cudaStream_t stream) {
   const bool aligned = reinterpret_cast<uintptr_t>(p.mask) % sizeof(uint4) == 0;
   if (p.width % kGroup == 0 && aligned) {
     const int64_t num_groups = num_pixels / kGroup;
-    launch(
-        "unpack_bits", unpack_groups_kernel,
-        {.blocks = ceil_div<int64_t>(num_groups, kThreads), .threads = kThreads, .stream = stream},
-        p.bits, reinterpret_cast<uint4*>(p.mask), num_groups, p.width / kGroup, row_words(p.width));
+    launch("unpack_bits", unpack_groups_kernel, one_thread_each(num_groups, kThreads, stream),
+           p.bits, reinterpret_cast<uint4*>(p.mask), num_groups, p.width / kGroup,
+           row_words(p.width));
   } else {
-    launch(
-        "unpack_bits", unpack_pixels_kernel,
-        {.blocks = ceil_div<int64_t>(num_pixels, kThreads), .threads = kThreads, .stream = stream},
-        p.bits, p.mask, num_pixels, p.width, row_words(p.width));
+    launch("unpack_bits", unpack_pixels_kernel, one_thread_each(num_pixels, kThreads, stream),
+           p.bits, p.mask, num_pixels, p.width, row_words(p.width));
   }
 }
 
