@@ -42,7 +42,7 @@ class _Family:
 
     def __getattr__(self, name: str) -> Any:
         kernel = getattr(self._module, f"{name}_cuda", None)
-        if kernel is None or name == "unpack":  # the latter takes addresses, not arrays
+        if kernel is None:
             return getattr(self._module, name)
         return lambda *arguments: kernel(*arguments[:-1], 0, 0)  # device and stream, no threads
 
@@ -59,7 +59,7 @@ def install() -> ModuleType | None:
     spec.loader.exec_module(module)
     stand_in = ModuleType("fastregion._C")
     stand_in.__dict__.update(vars(module))
-    for family in ("regions", "roi", "masks", "packing", "attention"):
+    for family in ("roi", "masks", "packing", "attention"):
         setattr(stand_in, family, _Family(getattr(module, family)))
     sys.modules["fastregion._C"] = stand_in
     return stand_in

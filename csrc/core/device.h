@@ -20,6 +20,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/sizes.h"
 
 namespace fastregion {
 
@@ -64,9 +65,9 @@ class DeviceGuard {
   int previous_ = -1;
 };
 
-template <class T>
-constexpr T ceil_div(T count, T size) {
-  return (count + size - 1) / size;
+// One thread for each of `total` items, `threads` to a block.
+inline LaunchShape one_thread_each(int64_t total, int64_t threads, cudaStream_t stream) {
+  return {.blocks = ceil_div(total, threads), .threads = threads, .stream = stream};
 }
 
 // Throws std::invalid_argument for a shape that no device can run (an empty grid included).

@@ -4,8 +4,8 @@
 #include "core/parallel.h"
 #include "regions/bit_rows.h"
 #ifdef FASTREGION_WITH_CUDA
-#include "regions/pack.h"
-#include "regions/unpack.h"
+#include "regions/pack_bits.h"
+#include "regions/unpack_bits.h"
 #endif
 
 namespace fastregion {
@@ -20,16 +20,17 @@ namespace {
 // Rows of a mask for which a second thread pays.
 constexpr int64_t kRowsPerThread = 64;
 
-void pack_bits(Address masks, Address words, int64_t num_rows, int64_t width, int num_threads) {
+void pack_bits_cpu(Address masks, Address words, int64_t num_rows, int64_t width, int num_threads) {
   parallel_for(num_rows, kRowsPerThread, num_threads, [&](int64_t begin, int64_t end) {
-    pack_rows(reinterpret_cast<const uint8_t*>(masks) + begin * width, end - begin, width,
+    pack_bits(reinterpret_cast<const uint8_t*>(masks) + begin * width, end - begin, width,
               reinterpret_cast<uint64_t*>(words) + begin * row_words(width));
   });
 }
 
-void unpack_bits(Address words, Address masks, int64_t num_rows, int64_t width, int num_threads) {
+void unpack_bits_cpu(Address words, Address masks, int64_t num_rows, int64_t width,
+                     int num_threads) {
   parallel_for(num_rows, kRowsPerThread, num_threads, [&](int64_t begin, int64_t end) {
-    unpack_rows(reinterpret_cast<const uint64_t*>(words) + begin * row_words(width), end - begin,
+    unpack_bits(reinterpret_cast<const uint64_t*>(words) + begin * row_words(width), end - begin,
                 width, reinterpret_cast<uint8_t*>(masks) + begin * width);
   });
 }
@@ -38,7 +39,7 @@ void unpack_bits(Address words, Address masks, int64_t num_rows, int64_t width, 
 void pack_bits_cuda(Address masks, Address words, int64_t num_rows, int64_t width, int device,
                     Address stream) {
   const DeviceGuard guard(device);
-  cuda::pack_rows({.mask = reinterpret_cast<const uint8_t*>(masks),
+  cuda::pack_bits({.mask = reinterpret_cast<const uint8_t*>(masks),
                    .bits = reinterpret_cast<uint64_t*>(words),
                    .num_rows = num_rows,
                    .width = width},
@@ -48,7 +49,7 @@ void pack_bits_cuda(Address masks, Address words, int64_t num_rows, int64_t widt
 void unpack_bits_cuda(Address words, Address masks, int64_t num_rows, int64_t width, int device,
                       Address stream) {
   const DeviceGuard guard(device);
-  cuda::unpack_rows({.bits = reinterpret_cast<const uint64_t*>(words),
+  cuda::unpack_bits({.bits = reinterpret_cast<const uint64_t*>(words),
                      .mask = reinterpret_cast<uint8_t*>(masks),
                      .num_rows = num_rows,
                      .width = width},
@@ -61,8 +62,8 @@ void unpack_bits_cuda(Address words, Address masks, int64_t num_rows, int64_t wi
 void bind_masks(py::module_& module) {
   module.doc() = "Mask tiles and mask embeddings; see the headers of csrc/masks.";
   const auto release = py::call_guard<py::gil_scoped_release>();
-  module.def("pack_bits", &pack_bits, release);
-  module.def("unpack_bits", &unpack_bits, release);
+  module.def("pack_bits", &pack_bits_cpu, release);
+  module.def("unpack_bits", &unpack_bits_cpu, release);
   bind_mask_encode(module);
   bind_mask_resize(module);
   bind_mask_patch_embed(module);

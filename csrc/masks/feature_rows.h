@@ -19,6 +19,7 @@
 
 #include "core/dtype.h"
 #include "core/rows.h"
+#include "core/sizes.h"
 #include "masks/mask_encode.h"
 
 namespace fastregion {
@@ -34,7 +35,7 @@ class FeatureRows {
   FeatureRows(const MaskEncodeParams& p, TypeTag<T>)
       : p_(p),
         columns_(quarter_size(p.width)),
-        stride_(round_up(columns_ + 1) + 2 * kLanes),
+        stride_(round_up(columns_ + 1, kLanes) + 2 * kLanes),
         conv1_weight_(widened<T>(p.conv1_weight, p.hidden * kTaps * kTaps)),
         conv1_bias_(widened<T>(p.conv1_bias, p.hidden)),
         conv2_weight_(widened<T>(p.conv2_weight, p.tokens * p.hidden * kTaps * kTaps)),
@@ -55,7 +56,7 @@ class FeatureRows {
     for (int64_t i = 0; i < kTaps; ++i) {
       if (has_hidden_row(y, i)) convolve_pixels(i, begin, end);
     }
-    const int64_t length = round_up(end - begin);
+    const int64_t length = round_up(end - begin, kLanes);
     for (int64_t m = 0; m < p_.hidden; ++m) {
       for (int64_t i = 0; i < kTaps; ++i) {
         for (int64_t j = 0; j < kTaps; ++j) {
@@ -102,8 +103,6 @@ class FeatureRows {
  private:
   static constexpr int64_t kLanes = 16;  // the widest vector of floats
 
-  static int64_t round_up(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
-
   template <class T>
   static std::vector<Acc> widened(const void* values, int64_t count) {
     const T* from = static_cast<const T*>(values);
@@ -148,7 +147,7 @@ class FeatureRows {
   }
 
   void convolve_pixels(int64_t i, int64_t begin, int64_t end) {
-    const int64_t length = round_up(end - begin + 1);
+    const int64_t length = round_up(end - begin + 1, kLanes);
     for (int64_t m = 0; m < p_.hidden; ++m) {
       for (int64_t odd = 0; odd < 2; ++odd) {
         // Even columns begin at the span, odd ones a position before it.

@@ -15,6 +15,7 @@
 #include "core/isa.h"
 #include "core/parallel.h"
 #include "core/rows.h"
+#include "core/sizes.h"
 #include "masks/mask_entries.h"
 
 #define FASTREGION_ISA_SOURCE "masks/mask_encode.inc"
@@ -37,8 +38,6 @@ constexpr int64_t kCacheLine = 64;
 constexpr int64_t kSumRows = 16;
 // A second thread pays from this many multiply-adds.
 constexpr int64_t kOpsPerThread = 256 * 1024;
-
-constexpr int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 // Entries with the rows of the panel in place of positions.
 template <class Acc>

@@ -15,6 +15,7 @@
 // Tiles that run together share touched rows of the weight through the L2 cache. No atomics; the
 // order of every sum is fixed.
 #include "core/device.h"
+#include "core/vectors.h"
 #include "masks/mask_encode.h"
 
 namespace fastregion::cuda {
@@ -54,7 +55,7 @@ int64_t lay_out(const MaskEncodeParams& p, int64_t channels, char* start, Worksp
   int64_t offset = 0;
   const auto take = [&](auto*& pointer, int64_t bytes) {
     pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(start + offset);
-    offset += ceil_div<int64_t>(bytes, 16) * 16;
+    offset += round_up<int64_t>(bytes, 16);
   };
   take(workspace.values, lists * positions * p.tokens * acc);
   take(workspace.constants, kBases * p.tokens * acc);
@@ -230,11 +231,6 @@ __global__ void __launch_bounds__(kValueWarps* kWarp)
   }
 }
 
-template <class T, int kVector>
-struct alignas(sizeof(T) * kVector) Pack {
-  T values[kVector];
-};
-
 // Position-major: one thread for kVector channels of one segment of a list.
 template <class T, int kVector>
 __global__ void __launch_bounds__(kThreads) sums_kernel(MaskEncodeParams p, MaskLinearParams linear,
@@ -376,10 +372,8 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 void sum_lists(const MaskEncodeParams& p, const MaskLinearParams& linear,
                const Workspace& workspace, int64_t segments, cudaStream_t stream) {
-  constexpr int kVector = 16 / int{sizeof(T)};
+  constexpr int kVector = kVectorLength<T>;
   const int64_t lists = p.num_tiles + kBases;
-  const bool aligned = linear.channels % kVector == 0 && linear.position_stride % kVector == 0 &&
-                       reinterpret_cast<uintptr_t>(linear.weight) % 16 == 0;
   const auto shape = [&](int64_t num_vectors) -> LaunchShape {
     return {.blocks = {ceil_div<int64_t>(num_vectors, kThreads), segments, lists},
             .threads = kThreads,
@@ -391,7 +385,7 @@ void sum_lists(const MaskEncodeParams& p, const MaskLinearParams& linear,
             .threads = kThreads,
             .stream = stream},
            p, linear, workspace);
-  } else if (aligned) {
+  } else if (vectorizable<T>({linear.channels, linear.position_stride}, {linear.weight})) {
     const int64_t num_vectors = linear.channels / kVector;
     launch("mask_encode", sums_kernel<T, kVector>, shape(num_vectors), p, linear, workspace,
            num_vectors);
@@ -408,11 +402,8 @@ void encode(const MaskEncodeParams& p, const MaskLinearParams& linear, const Wor
   const char* op = "mask_encode";
   const int64_t lists = p.num_tiles + kBases, positions = num_positions(p);
   const int64_t segments = num_segments(p, linear.channel_stride == 1);
-  const auto one_thread_each = [&](int64_t total) -> LaunchShape {
-    return {.blocks = ceil_div<int64_t>(total, kThreads), .threads = kThreads, .stream = stream};
-  };
-  launch(op, flags_kernel, one_thread_each(p.num_tiles * positions), p, workspace.flags,
-         p.num_tiles * positions);
+  launch(op, flags_kernel, one_thread_each(p.num_tiles * positions, kThreads, stream), p,
+         workspace.flags, p.num_tiles * positions);
   launch(op, lists_kernel,
          {.blocks = lists,
           .threads = kThreads,
@@ -438,8 +429,8 @@ void encode(const MaskEncodeParams& p, const MaskLinearParams& linear, const Wor
     weight_sums = own;
   }
   const int64_t total = p.num_tiles * p.tokens * linear.channels;
-  launch(op, results_kernel<T>, one_thread_each(total), p, linear, workspace, weight_sums, segments,
-         total);
+  launch(op, results_kernel<T>, one_thread_each(total, kThreads, stream), p, linear, workspace,
+         weight_sums, segments, total);
 }
 
 }  // namespace

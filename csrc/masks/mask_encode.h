@@ -1,9 +1,10 @@
 // mask_encode: two 3 x 3 convolutions with stride 2 on mask tiles, then one linear layer a channel.
 //
-//   h[t, m] = relu(conv1_bias[m] + conv1_weight[m] * (scale * tiles[t]))          stride 2, padding
-//   1 f[t, n] = relu(conv2_bias[n] + sum over m of conv2_weight[n, m] * h[t, m])    stride 2,
-//   padding 1 out[t, n, c] = linear_bias[c] + sum over positions of weight[c, position] * f[t, n,
-//   position]
+//   h[t, m] = relu(conv1_bias[m] + conv1_weight[m] * (scale * tiles[t]))
+//   f[t, n] = relu(conv2_bias[n] + sum over m of conv2_weight[n, m] * h[t, m])
+//   out[t, n, c] = linear_bias[c] + sum over positions of weight[c, position] * f[t, n, position]
+//
+//   both convolutions with stride 2 and padding 1
 //
 //   tiles [T, H, W] uint8   conv1_weight [M, 1, 3, 3]   conv2_weight [N, M, 3, 3]
 //   f [T, N, P], P = ceil(H / 4) * ceil(W / 4) positions, row-major   weight [C, P]   out [T, N, C]

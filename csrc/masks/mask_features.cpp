@@ -13,6 +13,7 @@
 
 #include "core/isa.h"
 #include "core/parallel.h"
+#include "core/sizes.h"
 #include "masks/feature_rows.h"
 #include "masks/mask_encode.h"
 
@@ -43,10 +44,6 @@ void forward(const MaskEncodeParams& p, T* features, int num_threads) {
   });
 }
 
-constexpr int64_t round_up(int64_t count) {
-  return (count + kSumLanes - 1) / kSumLanes * kSumLanes;
-}
-
 // The gradients of one tile. Arrays over x have a margin of zeros on both sides, so that they can
 // be read shifted by one and in whole vectors.
 template <class Acc>
@@ -59,7 +56,7 @@ class TileGradient {
         conv2_bias(static_cast<size_t>(p.tokens)),
         p_(p),
         columns_(quarter_size(p.width)),
-        stride_(round_up(columns_) + 2 * kSumLanes) {}
+        stride_(round_up(columns_, kSumLanes) + 2 * kSumLanes) {}
 
   template <class T>
   void add_tile(FeatureRows<Acc>& row, const uint8_t* tile, const T* grad) {
@@ -137,7 +134,8 @@ class TileGradient {
       for (int64_t i = 0; i < kTaps; ++i) {
         for (int64_t j = 0; j < kTaps; ++j, sums += p_.tokens * kSumLanes) {
           FASTREGION_SELECT_ISA(add_products<Acc>)(sums, masked(0), stride_, p_.tokens,
-                                                   row.hidden_tap(y, m, i, j), round_up(columns_));
+                                                   row.hidden_tap(y, m, i, j),
+                                                   round_up(columns_, kSumLanes));
         }
         const int64_t weights = (m * kTaps + i) * p_.tokens;
         Acc* even = hidden(m, i, 0);
@@ -165,7 +163,8 @@ class TileGradient {
       for (int64_t k = 0; k < kTaps; ++k) {
         for (int64_t j = 0; j < kTaps; ++j, sums += p_.hidden * kSumLanes) {
           FASTREGION_SELECT_ISA(add_products<Acc>)(sums, hidden(0, i, odd), 2 * stride_, p_.hidden,
-                                                   row.pixel_tap(i, odd, k, j), round_up(columns_));
+                                                   row.pixel_tap(i, odd, k, j),
+                                                   round_up(columns_, kSumLanes));
         }
       }
     }

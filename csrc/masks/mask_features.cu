@@ -214,14 +214,11 @@ __global__ void __launch_bounds__(kThreads)
   store_sums<T>(sums, conv1_weight + m * kTaps * kTaps, conv1_bias + m);
 }
 
-LaunchShape one_thread_each(int64_t total, cudaStream_t stream) {
-  return {.blocks = ceil_div<int64_t>(total, kThreads), .threads = kThreads, .stream = stream};
-}
-
 template <class T>
 void make_hidden(const MaskEncodeParams& p, accumulate_t<T>* hidden, cudaStream_t stream) {
   const int64_t total = p.num_tiles * p.hidden * hidden_size(p);
-  launch("mask_encode", hidden_kernel<T>, one_thread_each(total, stream), p, hidden, total);
+  launch("mask_encode", hidden_kernel<T>, one_thread_each(total, kThreads, stream), p, hidden,
+         total);
 }
 
 template <class T>
@@ -236,10 +233,10 @@ void backward(const MaskEncodeParams& p, const T* grad, T* conv1_weight, T* conv
   Acc* masked = hidden_grad + hidden_total;  // [T, N, P]
   if (p.num_tiles > 0) {                     // without tiles the sums below are the zeros to store
     make_hidden<T>(p, hidden, stream);
-    launch(op, masked_grad_kernel<T>, one_thread_each(total, stream), p, hidden, grad, masked,
-           total);
-    launch(op, hidden_grad_kernel<T>, one_thread_each(hidden_total, stream), p, hidden, masked,
-           hidden_grad, hidden_total);
+    launch(op, masked_grad_kernel<T>, one_thread_each(total, kThreads, stream), p, hidden, grad,
+           masked, total);
+    launch(op, hidden_grad_kernel<T>, one_thread_each(hidden_total, kThreads, stream), p, hidden,
+           masked, hidden_grad, hidden_total);
   }
   const auto blocks_of_sums = [&](int64_t blocks) -> LaunchShape {
     return {.blocks = blocks,
@@ -269,7 +266,7 @@ void mask_features(const MaskEncodeParams& p, void* features, void* workspace,
     using T = typename decltype(tag)::type;
     auto* hidden = static_cast<accumulate_t<T>*>(workspace);
     make_hidden<T>(p, hidden, stream);
-    launch("mask_encode", features_kernel<T>, one_thread_each(total, stream), p, hidden,
+    launch("mask_encode", features_kernel<T>, one_thread_each(total, kThreads, stream), p, hidden,
            static_cast<T*>(features), total);
   });
 }

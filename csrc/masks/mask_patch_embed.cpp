@@ -14,6 +14,7 @@
 #include "core/huge_pages.h"
 #include "core/parallel.h"
 #include "core/rows.h"
+#include "core/sizes.h"
 #include "masks/panel_product.h"
 #include "masks/patch_terms.h"
 #include "masks/patch_tiles.h"
@@ -31,8 +32,6 @@ constexpr int64_t kBatch = 16 * kPanelRows;
 // A term reads a row of the table from the cache; a pixel of the product is a multiply-add in
 // registers, about a third of that (measured). This many pixels cost as much as one term.
 constexpr int64_t kPixelsPerTerm = 3;
-
-constexpr int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 int64_t patch_rows(const MaskPatches& p) { return p.num_tiles * patches_down(p); }
 
@@ -258,7 +257,7 @@ class TableGradient {
   }
 
   void gather(const T* grad, const PatchTiles<Acc>& tiles) {
-    panels_.resize(static_cast<size_t>(ceil_div(pixels_, kPanelRows) * kPanelRows * kBatch));
+    panels_.resize(static_cast<size_t>(round_up(pixels_, kPanelRows) * kBatch));
     rows_.resize(static_cast<size_t>(kBatch * length_));
     tiles.for_each_pixel(outside_, [&](int64_t pixel, Acc value) {
       const int64_t panel = pixel / kPanelRows * kBatch + count_;

@@ -10,6 +10,7 @@
 // all patches: no atomics, and the order of the sum is fixed. Patches whose row is empty cost one
 // read of the row.
 #include "core/device.h"
+#include "core/vectors.h"
 #include "masks/mask_patch_embed.h"
 #include "masks/patch_terms.h"
 #include "regions/bit_rows.h"
@@ -18,16 +19,10 @@ namespace fastregion::cuda {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kThreads = 128;     // a token of 1024 floats is two steps of 4 channels a thread
-constexpr int kVectorBytes = 16;  // the widest load
-constexpr int kTableWarps = 16;   // a kernel of 14 rows in one step, of 64 in four
-constexpr int kPixels = 16;       // sums of the gradient in registers: a row of GAR's kernel
+constexpr int kThreads = 128;    // a token of 1024 floats is two steps of 4 channels a thread
+constexpr int kTableWarps = 16;  // a kernel of 14 rows in one step, of 64 in four
+constexpr int kPixels = 16;      // sums of the gradient in registers: a row of GAR's kernel
 static_assert(kThreads >= kLargestPatch, "a thread reads one row of a patch");
-
-template <class T, int kVector>
-struct alignas(sizeof(T) * kVector) Pack {
-  T values[kVector];
-};
 
 // Where a patch begins.
 struct PatchPlace {
@@ -47,13 +42,8 @@ __device__ inline const uint8_t* grey_row(const MaskPatches& p, PatchPlace place
 }
 
 __device__ inline uint64_t bits_row(const MaskPatches& p, PatchPlace place, int64_t i) {
-  const uint64_t* words =
-      static_cast<const uint64_t*>(p.tiles) + (place.row + i) * row_words(p.width);
-  const int64_t word = place.column / kWordBits;
-  const int64_t shift = place.column % kWordBits;
-  uint64_t bits = words[word] >> shift;
-  if (shift + p.kernel_size > kWordBits) bits |= words[word + 1] << (kWordBits - shift);
-  return bits & patch_row_mask(p.kernel_size);
+  const uint64_t* words = static_cast<const uint64_t*>(p.tiles);
+  return read_bits(words + (place.row + i) * row_words(p.width), place.column, p.kernel_size);
 }
 
 template <class T>
@@ -199,18 +189,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Whether tokens and table can be read as whole vectors.
-template <class T>
-bool vectorizable(const MaskPatchTokens& t) {
-  constexpr int64_t kVector = kVectorBytes / int64_t{sizeof(T)};
-  const auto aligned = [](const void* pointer) {
-    return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0;
-  };
-  return t.channels % kVector == 0 && t.tile_stride % kVector == 0 &&
-         t.token_stride % kVector == 0 && aligned(t.table) && aligned(t.bias) &&
-         aligned(t.add_to) && aligned(t.out);
-}
-
 }  // namespace
 
 void mask_patch_table(const MaskPatchWeight& p, const void* weight, void* table,
@@ -233,9 +211,10 @@ void mask_patch_embed(const MaskPatches& p, const MaskPatchTokens& t, cudaStream
   if (t.bias == nullptr && p.outside == 0) tokens.add_background = false;
   dispatch_float<__half, __nv_bfloat16>(p.dtype, "mask_patch_embed", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const auto kernel = vectorizable<T>(t)
-                            ? mask_patch_embed_kernel<T, kVectorBytes / int{sizeof(T)}>
-                            : mask_patch_embed_kernel<T, 1>;
+    const bool vectors = vectorizable<T>({t.channels, t.tile_stride, t.token_stride},
+                                         {t.table, t.bias, t.add_to, t.out});
+    const auto kernel =
+        vectors ? mask_patch_embed_kernel<T, kVectorLength<T>> : mask_patch_embed_kernel<T, 1>;
     launch("mask_patch_embed", kernel,
            {.blocks = num_patches(p),
             .threads = kThreads,

@@ -122,15 +122,6 @@ class ResizedRows {
     return Rule::value(sum);
   }
 
-  // Bits [begin, begin + length) of a row, 1 <= length <= 64.
-  static uint64_t read_bits(const uint64_t* words, int64_t begin, int64_t length) {
-    const int shift = static_cast<int>(begin % kWordBits);
-    const uint64_t* word = words + begin / kWordBits;
-    uint64_t bits = *word >> shift;
-    if (shift + length > kWordBits) bits |= word[1] << (kWordBits - shift);
-    return bits & (~uint64_t{0} >> (kWordBits - length));
-  }
-
   const MaskResizeParams& p_;
   std::vector<Value> values_;  // [taps of the rows, out_width]
   std::vector<Span> spans_;    // [taps of the rows]

@@ -67,12 +67,10 @@ void resize(const MaskResizeParams& p, void* workspace, cudaStream_t stream) {
   const int64_t row_values = p.num_masks * p.height * p.out_width;
   const int64_t total = p.num_masks * p.out_height * p.out_width;
   if (total == 0) return;  // an empty grid is a launch error
-  launch("mask_resize", resize_columns_kernel<Rule>,
-         {.blocks = ceil_div<int64_t>(row_values, kThreads), .threads = kThreads, .stream = stream},
+  launch("mask_resize", resize_columns_kernel<Rule>, one_thread_each(row_values, kThreads, stream),
          p, rows, row_values);
-  launch("mask_resize", resize_rows_kernel<Rule>,
-         {.blocks = ceil_div<int64_t>(total, kThreads), .threads = kThreads, .stream = stream}, p,
-         rows, total);
+  launch("mask_resize", resize_rows_kernel<Rule>, one_thread_each(total, kThreads, stream), p, rows,
+         total);
 }
 
 }  // namespace

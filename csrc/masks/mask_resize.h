@@ -10,8 +10,8 @@
 //     fraction off and wraps modulo 256
 //
 //   masks [M, H, row_words(W)] (regions/bit_rows.h)   out [M, h, w]
-//   windows [size, 2] int32, first and count, both ascending in their ends   weights [size, taps],
-//   those past the count are 0; taps is a multiple of 8
+//   windows [size, 2] int32, first and count, both ascending in their ends
+//   weights [size, taps], those past the count are 0; taps is a multiple of 8
 #pragma once
 
 #include <cstdint>

@@ -45,8 +45,7 @@ void mask_tiles(const MaskTilesParams& p, cudaStream_t stream) {
   const int64_t num_tiles = num_thumbnails + p.grid_rows * p.grid_columns;
   const int64_t total = p.num_masks * num_tiles * p.tile_height * row_words(p.tile_width);
   if (total == 0) return;  // an empty grid is a launch error
-  launch("mask_tiles", mask_tiles_kernel,
-         {.blocks = ceil_div<int64_t>(total, kThreads), .threads = kThreads, .stream = stream}, p,
+  launch("mask_tiles", mask_tiles_kernel, one_thread_each(total, kThreads, stream), p,
          num_thumbnails, num_tiles, total);
 }
 

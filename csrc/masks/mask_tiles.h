@@ -5,7 +5,7 @@
 //   with a thumbnail: first = 1, and tile 0 is the mask resized to one tile, by tables of its own
 //
 //   masks [M, H, row_words(W)]   tiles [M, T, th, row_words(tw)]   layout of regions/bit_rows.h
-//   Tables ascend; those of the thumbnail, if there is one, stand before those of the canvas:
+//   Tables ascend (regions/resize.h); those of a thumbnail stand before those of the canvas:
 //   source_rows [first * th + rows * th]   source_columns [first * tw + columns * tw]
 #pragma once
 

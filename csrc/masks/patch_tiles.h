@@ -15,15 +15,6 @@ namespace fastregion::cpu {
 
 enum class PatchKind { kEmpty, kFull, kMixed };
 
-// Bits [begin, begin + count) of a row of words, count <= 64.
-inline uint64_t read_bits(const uint64_t* words, int64_t begin, int64_t count) {
-  const int64_t word = begin / kWordBits;
-  const int shift = static_cast<int>(begin % kWordBits);
-  uint64_t bits = words[word] >> shift;
-  if (shift + count > kWordBits) bits |= words[word + 1] << (kWordBits - shift);
-  return bits & patch_row_mask(count);
-}
-
 // One row of patches at a time, counted through all tiles.
 template <class Acc>
 class PatchTiles {

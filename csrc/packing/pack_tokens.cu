@@ -11,6 +11,7 @@
 // Traffic: every place read once, every row of the source written once, zeros for most of an
 // embedding matrix. The search reads about log2(total) words, the same ones for a whole warp.
 #include "core/device.h"
+#include "core/vectors.h"
 #include "packing/pack_tokens.h"
 
 namespace fastregion::cuda {
@@ -18,7 +19,6 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kRowsPerBlock = 4;  // 128 threads: enough rows in flight, no shared memory
-constexpr int kVectorBytes = 16;  // of the gradient: the widest load
 // Vectors of a gradient row per lane: the loads of one place are in flight together.
 constexpr int kVectorsPerLane = 4;
 constexpr int kChunk = kWarp * kVectorsPerLane;
@@ -64,11 +64,6 @@ void launch_pack(const PackRowsParams& p, const Sources& sources, cudaStream_t s
          p.out_stride / static_cast<int64_t>(sizeof(Word)), p.in_place);
 }
 
-template <class T, int kVector>
-struct alignas(sizeof(T) * kVector) Vector {
-  T values[kVector];
-};
-
 // The first k with sorted[k] >= row.
 __device__ int64_t lower_bound(const int64_t* sorted, int64_t total, int64_t row) {
   int64_t begin = 0;
@@ -101,7 +96,7 @@ __global__ void __launch_bounds__(kWarp* kRowsPerBlock)
     for (int i = 0; i < kVectorsPerLane; ++i) {
       const int64_t vector = first_vector + i * kWarp;
       if (vector >= num_vectors) continue;
-      const auto term = *reinterpret_cast<const Vector<T, kVector>*>(grad + vector * kVector);
+      const auto term = *reinterpret_cast<const Pack<T, kVector>*>(grad + vector * kVector);
       for (int c = 0; c < kVector; ++c) sums[i][c] += to_float(term.values[c]);
     }
   }
@@ -109,9 +104,9 @@ __global__ void __launch_bounds__(kWarp* kRowsPerBlock)
   for (int i = 0; i < kVectorsPerLane; ++i) {
     const int64_t vector = first_vector + i * kWarp;
     if (vector >= num_vectors) continue;
-    Vector<T, kVector> sum;
+    Pack<T, kVector> sum;
     for (int c = 0; c < kVector; ++c) sum.values[c] = from_float<T>(sums[i][c]);
-    *reinterpret_cast<Vector<T, kVector>*>(out + vector * kVector) = sum;
+    *reinterpret_cast<Pack<T, kVector>*>(out + vector * kVector) = sum;
   }
 }
 
@@ -161,12 +156,8 @@ void scatter_rows(const ScatterRowsParams& params, cudaStream_t stream) {
   if (params.num_rows == 0 || params.channels == 0) return;
   dispatch_float<__half, __nv_bfloat16>(params.dtype, "pack_tokens_backward", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    constexpr int64_t kVector = kVectorBytes / int64_t{sizeof(T)};
-    const uintptr_t addresses =
-        reinterpret_cast<uintptr_t>(params.grad) | reinterpret_cast<uintptr_t>(params.out);
-    if (addresses % kVectorBytes == 0 && params.channels % kVector == 0 &&
-        params.grad_stride % kVector == 0) {
-      launch_scatter<T, kVector>(params, stream);
+    if (vectorizable<T>({params.channels, params.grad_stride}, {params.grad, params.out})) {
+      launch_scatter<T, kVectorLength<T>>(params, stream);
     } else {
       launch_scatter<T, 1>(params, stream);
     }

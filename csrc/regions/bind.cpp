@@ -20,9 +20,6 @@
 #include "regions/polygon.h"
 #include "regions/resize.h"
 #include "regions/rle.h"
-#ifdef FASTREGION_WITH_CUDA
-#include "regions/unpack.h"
-#endif
 
 namespace py = pybind11;
 
@@ -70,7 +67,7 @@ Bits pack(const py::array_t<uint8_t, kExact>& mask) {
   const uint8_t* from = mask.data();
   uint64_t* to = bits.mutable_data();
   py::gil_scoped_release release;
-  pack_rows(from, height, width, to);
+  pack_bits(from, height, width, to);
   return bits;
 }
 
@@ -239,19 +236,6 @@ Counts intersections(const std::vector<Bits>& first, const Counts& first_boxes,
   return counts;
 }
 
-#ifdef FASTREGION_WITH_CUDA
-// Pointers to device memory of `device`; returns at once, the work is queued on `stream`.
-void unpack_cuda(uintptr_t bits, uintptr_t mask, int64_t num_rows, int64_t width, int device,
-                 uintptr_t stream) {
-  check_size(num_rows, width);
-  py::gil_scoped_release release;
-  const DeviceGuard guard(device);
-  cuda::unpack_rows(
-      {reinterpret_cast<const uint64_t*>(bits), reinterpret_cast<uint8_t*>(mask), num_rows, width},
-      reinterpret_cast<cudaStream_t>(stream));
-}
-#endif
-
 }  // namespace
 
 void bind_regions(py::module_& module) {
@@ -284,10 +268,6 @@ void bind_regions(py::module_& module) {
   module.def("intersections", &intersections, "first"_a, "first_boxes"_a, "second"_a,
              "second_boxes"_a, "symmetric"_a, "num_threads"_a,
              "lists of bits with boxes int64 [N, 4] -> pixels in common, int64 [N, M]");
-#ifdef FASTREGION_WITH_CUDA
-  module.def("unpack_cuda", &unpack_cuda, "bits"_a, "mask"_a, "num_rows"_a, "width"_a, "device"_a,
-             "stream"_a, "device pointers: bits [num_rows, row_words] -> mask [num_rows, width]");
-#endif
 }
 
 }  // namespace fastregion

@@ -30,12 +30,12 @@ PixelBox intersect(const PixelBox& a, const PixelBox& b) {
 
 }  // namespace
 
-void pack_rows(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words) {
-  FASTREGION_SELECT_ISA(pack_rows)(mask, height, width, words);
+void pack_bits(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words) {
+  FASTREGION_SELECT_ISA(pack_bits)(mask, height, width, words);
 }
 
-void unpack_rows(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask) {
-  FASTREGION_SELECT_ISA(unpack_rows)(words, height, width, mask);
+void unpack_bits(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask) {
+  FASTREGION_SELECT_ISA(unpack_bits)(words, height, width, mask);
 }
 
 void unpack_onto_zeros(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask) {

@@ -3,8 +3,8 @@
 //   words [height, row_words] uint64, row_words = ceil(width / 64)
 //   pixel (y, x) is bit x % 64 of words[y][x / 64]; the bits past `width` are 0.
 //
-// Every function keeps the padding at 0 and relies on it. Half-open boxes (x0, y0, x1, y1) in
-// pixels.
+// Every function here keeps the padding at 0 and relies on it. The operators, whose words come from
+// a caller, ignore it. Half-open boxes (x0, y0, x1, y1) in pixels.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,20 @@ inline constexpr int64_t kWordBits = 64;
 
 constexpr int64_t row_words(int64_t width) { return (width + kWordBits - 1) / kWordBits; }
 
+// Bits [begin, begin + count) of a row, 1 <= count <= 64.
+constexpr uint64_t read_bits(const uint64_t* words, int64_t begin, int64_t count) {
+  const int64_t word = begin / kWordBits;
+  const int64_t shift = begin % kWordBits;
+  uint64_t bits = words[word] >> shift;
+  if (shift + count > kWordBits) bits |= words[word + 1] << (kWordBits - shift);
+  return bits & ~uint64_t{0} >> (kWordBits - count);
+}
+
 // words[y][x] = mask[y][x] != 0.      mask [height, width] uint8   words [height, row_words]
-void pack_rows(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words);
+void pack_bits(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words);
 
 // mask[y][x] = 0 or 1.                words [height, row_words]    mask [height, width] uint8
-void unpack_rows(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);
+void unpack_bits(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);
 
 // The same where `mask` is zeros: memory without pixels is neither written nor, if it is fresh from
 // the system, ever mapped.

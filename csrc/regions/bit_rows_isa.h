@@ -7,8 +7,8 @@
 
 #define FASTREGION_DECLARE(isa)                                                                   \
   namespace isa {                                                                                 \
-  void pack_rows(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words);            \
-  void unpack_rows(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);          \
+  void pack_bits(const uint8_t* mask, int64_t height, int64_t width, uint64_t* words);            \
+  void unpack_bits(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);          \
   void unpack_onto_zeros(const uint64_t* words, int64_t height, int64_t width, uint8_t* mask);    \
   bool any_bit(const uint64_t* words, int64_t num_words);                                         \
   int64_t count_rows(const uint64_t* rows, int64_t num_rows, int64_t num_words,                   \

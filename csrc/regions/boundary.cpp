@@ -1,6 +1,6 @@
 // The erosion is separable, and a window of any size is a few windows of half the size: with
-//   all(x, n) = pixel(x) & ... & pixel(x + n - 1)     is     all(x, 2n) = all(x, n) & all(x + n,
-//   n),
+//   all(x, n)  = pixel(x) & ... & pixel(x + n - 1)
+//   all(x, 2n) = all(x, n) & all(x + n, n)
 // a window of n pixels takes about log2(n) steps along the rows and as many down the columns, each
 // on 64 pixels at a time. Windows are kept at their first pixel; the result is moved back by the
 // radius at the end. Only the words around the mask's box are looked at.

@@ -1,6 +1,7 @@
 // Nearest resize of bit-packed masks, from bits to bits.
 //
-//   resized(i, j) = mask(i * height / new_height, j * width / new_width)      integer division
+//   resized(i, j) = mask(source_rows[i], source_columns[j])
+//   resize_mask: source_rows[i] = i * height / new_height, columns likewise     integer division
 //
 //   mask [height, row_words(width)]   resized [new_height, row_words(new_width)]   see bit_rows.h
 #pragma once
@@ -19,10 +20,15 @@ namespace fastregion {
 // the ends and at the starts.
 class RowResizer {
  public:
-  RowResizer(int64_t width, int64_t new_width);
+  // source_columns [new_width] ascend: by at least one everywhere, or by at most one everywhere.
+  RowResizer(int64_t width, const int64_t* source_columns, int64_t new_width);
 
-  // source [row_words(width)]   resized [row_words(new_width)], written completely
-  void operator()(const uint64_t* source, uint64_t* resized) const;
+  // Rows [begin, end) of a mask.
+  //
+  // mask [height, row_words(width)], bits past the width are not used
+  // source_rows [end]   resized [end, row_words(new_width)], written completely from row begin on
+  void operator()(const uint64_t* mask, const int64_t* source_rows, int64_t begin, int64_t end,
+                  uint64_t* resized) const;
 
  private:
   struct Widening {
@@ -30,8 +36,11 @@ class RowResizer {
     uint64_t starts;  // pixels of the word where another source pixel begins
   };
 
-  int64_t width_, new_width_;
-  std::vector<uint64_t> used_;       // narrowing, per word of the source: the pixels that are used
+  void resize_row(const uint64_t* source, uint64_t* resized) const;
+
+  int64_t source_words_, new_width_;
+  int64_t first_word_ = 0;           // narrowing: the first word of the source that is used
+  std::vector<uint64_t> used_;       // narrowing, per word from there on: the pixels that are used
   std::vector<Widening> widenings_;  // widening, per word of the result
 };
 

@@ -9,19 +9,14 @@
 // order. A box that does not reach the cell costs a few comparisons. The atomic form is faster for
 // many boxes: a thread adds the gradient of one bin to the cells that it read.
 #include "core/device.h"
+#include "core/vectors.h"
 #include "roi/bilinear.h"
 #include "roi/roi_align.h"
 
 namespace fastregion::cuda {
 namespace {
 
-constexpr int kThreads = 256;     // no shared memory; a few blocks on each SM hide the latency
-constexpr int kVectorBytes = 16;  // the widest load
-
-template <class T, int kVector>
-struct alignas(sizeof(T) * kVector) Pack {
-  T values[kVector];
-};
+constexpr int kThreads = 256;  // no shared memory; a few blocks on each SM hide the latency
 
 template <class Real>
 struct BoxAxes {
@@ -150,25 +145,12 @@ __global__ void __launch_bounds__(kThreads)
   static_cast<T*>(p.input)[index] = from_float<T>(sum);
 }
 
-LaunchShape shape_for(int64_t total, cudaStream_t stream) {
-  return {.blocks = ceil_div<int64_t>(total, kThreads), .threads = kThreads, .stream = stream};
-}
-
 template <class T, int kVector, bool kChannelsFast>
 void launch_forward(const RoiAlignParams& p, cudaStream_t stream) {
   const int64_t num_vectors = p.channels / kVector;
   const int64_t total = p.num_rois * num_vectors * p.output_height * p.output_width;
-  launch("roi_align", roi_align_kernel<T, kVector, kChannelsFast>, shape_for(total, stream), p,
-         num_vectors, total);
-}
-
-// Whether the channels of a cell can be read as whole vectors.
-template <class T>
-bool vectorizable(const RoiAlignParams& p) {
-  constexpr int64_t kVector = kVectorBytes / int64_t{sizeof(T)};
-  return p.channels % kVector == 0 && p.batch_stride % kVector == 0 &&
-         p.row_stride % kVector == 0 && p.column_stride % kVector == 0 &&
-         reinterpret_cast<uintptr_t>(p.input) % kVectorBytes == 0;
+  launch("roi_align", roi_align_kernel<T, kVector, kChannelsFast>,
+         one_thread_each(total, kThreads, stream), p, num_vectors, total);
 }
 
 }  // namespace
@@ -177,10 +159,13 @@ void roi_align(const RoiAlignParams& params, cudaStream_t stream) {
   if (params.num_rois == 0 || params.channels == 0) return;  // an empty grid is a launch error
   dispatch_float<__half, __nv_bfloat16>(params.dtype, "roi_align", [&](auto tag) {
     using T = typename decltype(tag)::type;
+    const bool vectors = vectorizable<T>(
+        {params.channels, params.batch_stride, params.row_stride, params.column_stride},
+        {params.input});
     if (params.channel_stride != 1 || params.column_stride == 1) {
       launch_forward<T, 1, false>(params, stream);
-    } else if (vectorizable<T>(params)) {
-      launch_forward<T, kVectorBytes / sizeof(T), true>(params, stream);
+    } else if (vectors) {
+      launch_forward<T, kVectorLength<T>, true>(params, stream);
     } else {
       launch_forward<T, 1, true>(params, stream);
     }
@@ -192,7 +177,7 @@ void roi_align_backward(const RoiAlignParams& params, cudaStream_t stream) {
   if (total == 0) return;
   dispatch_float<__half, __nv_bfloat16>(params.dtype, "roi_align_backward", [&](auto tag) {
     launch("roi_align_backward", roi_align_backward_kernel<typename decltype(tag)::type>,
-           shape_for(total, stream), params, total);
+           one_thread_each(total, kThreads, stream), params, total);
   });
 }
 
@@ -202,7 +187,7 @@ void roi_align_backward_atomic(const RoiAlignParams& params, cudaStream_t stream
   if (total == 0) return;
   dispatch_float<__half, __nv_bfloat16>(params.dtype, "roi_align_backward", [&](auto tag) {
     launch("roi_align_backward", roi_align_backward_atomic_kernel<typename decltype(tag)::type>,
-           shape_for(total, stream), params, total);
+           one_thread_each(total, kThreads, stream), params, total);
   });
 }
 

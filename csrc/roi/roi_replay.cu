@@ -10,6 +10,7 @@
 // by box, so there are no atomics and the order of the sum is fixed. Boxes that do not reach the
 // cell's row or column cost two comparisons per output row.
 #include "core/device.h"
+#include "core/vectors.h"
 #include "roi/bilinear.h"
 #include "roi/roi_replay.h"
 
@@ -18,12 +19,6 @@ namespace {
 
 constexpr int kThreads = 256;      // no shared memory; 80 registers let three such blocks on an SM
 constexpr int kBinsPerThread = 4;  // shares columns between bins, leaves enough threads for one box
-constexpr int kVectorBytes = 16;   // the widest load
-
-template <class T, int kVector>
-struct alignas(sizeof(T) * kVector) Pack {
-  T values[kVector];
-};
 
 // One column of the map, reduced over the source rows of an output row.
 template <class Acc, int kVector>
@@ -130,16 +125,11 @@ __global__ void __launch_bounds__(kThreads)
   *reinterpret_cast<Pack<T, kVector>*>(out) = pack;
 }
 
-// Whether rows can be read as whole vectors: length, strides and addresses are multiples of one.
+// Whether rows of channels can be moved as whole vectors.
 template <class T>
-bool vectorizable(const RoiReplayParams& p) {
-  constexpr int64_t kVector = kVectorBytes / int64_t{sizeof(T)};
-  const auto aligned = [](const void* pointer) {
-    return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0;
-  };
-  return p.channels % kVector == 0 && p.token_stride % kVector == 0 &&
-         p.box_stride % kVector == 0 && p.bin_stride % kVector == 0 && aligned(p.tokens) &&
-         aligned(p.bins);
+bool in_vectors(const RoiReplayParams& p) {
+  return vectorizable<T>({p.channels, p.token_stride, p.box_stride, p.bin_stride},
+                         {p.tokens, p.bins});
 }
 
 template <class T, int kVector>
@@ -147,8 +137,7 @@ void launch_forward(const RoiReplayParams& p, cudaStream_t stream) {
   const int64_t num_vectors = p.channels / kVector;
   const int64_t num_groups = ceil_div<int64_t>(p.output_width, kBinsPerThread);
   const int64_t total = p.num_rois * p.output_height * num_groups * num_vectors;
-  launch("roi_replay", roi_replay_kernel<T, kVector>,
-         {.blocks = ceil_div<int64_t>(total, kThreads), .threads = kThreads, .stream = stream}, p,
+  launch("roi_replay", roi_replay_kernel<T, kVector>, one_thread_each(total, kThreads, stream), p,
          num_vectors, num_groups, total);
 }
 
@@ -157,8 +146,7 @@ void launch_backward(const RoiReplayParams& p, cudaStream_t stream) {
   const int64_t num_vectors = p.channels / kVector;
   const int64_t total = map_height(p) * map_width(p) * num_vectors;
   launch("roi_replay_backward", roi_replay_backward_kernel<T, kVector>,
-         {.blocks = ceil_div<int64_t>(total, kThreads), .threads = kThreads, .stream = stream}, p,
-         num_vectors, total);
+         one_thread_each(total, kThreads, stream), p, num_vectors, total);
 }
 
 }  // namespace
@@ -167,8 +155,8 @@ void roi_replay(const RoiReplayParams& params, cudaStream_t stream) {
   if (params.num_rois == 0 || params.channels == 0) return;  // an empty grid is a launch error
   dispatch_float<__half, __nv_bfloat16>(params.dtype, "roi_replay", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (vectorizable<T>(params)) {
-      launch_forward<T, kVectorBytes / sizeof(T)>(params, stream);
+    if (in_vectors<T>(params)) {
+      launch_forward<T, kVectorLength<T>>(params, stream);
     } else {
       launch_forward<T, 1>(params, stream);
     }
@@ -179,8 +167,8 @@ void roi_replay_backward(const RoiReplayParams& params, cudaStream_t stream) {
   if (params.channels == 0) return;  // without boxes the kernel writes the zeros
   dispatch_float<__half, __nv_bfloat16>(params.dtype, "roi_replay_backward", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (vectorizable<T>(params)) {
-      launch_backward<T, kVectorBytes / sizeof(T)>(params, stream);
+    if (in_vectors<T>(params)) {
+      launch_backward<T, kVectorLength<T>>(params, stream);
     } else {
       launch_backward<T, 1>(params, stream);
     }

@@ -46,7 +46,7 @@ def mask_tensor(regions: Sequence[Region], device: torch.device | str = "cpu") -
         bits = torch.from_numpy(np.stack([bits for bits, _ in packed]).view(np.int64)).to(device)
         masks = torch.empty((len(regions), height, width), dtype=torch.bool, device=device)
         stream = torch.cuda.current_stream(device).cuda_stream
-        native.regions.unpack_cuda(
+        native.masks.unpack_bits_cuda(
             bits.data_ptr(),
             masks.data_ptr(),
             len(regions) * height,

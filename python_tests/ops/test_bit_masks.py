@@ -6,10 +6,54 @@ import numpy as np
 import pytest
 import simt_module
 import torch
+from torch import Tensor
 
-from fastregion.ops import BitMasks
+from fastregion.ops import (
+    BitMasks,
+    mask_encode,
+    mask_patch_embed,
+    mask_patch_embed_,
+    mask_resize,
+    mask_tiles,
+)
 
-WIDTHS = [0, 1, 7, 63, 64, 65, 130]
+WIDTHS = [0, 1, 7, 16, 63, 64, 65, 130, 208]
+
+
+def numbers(like: BitMasks, *shape: int) -> Tensor:
+    """Parameters, the same ones for every call."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like.words.device)
+
+
+def embed_patches(masks: BitMasks, backend: str) -> Tensor:
+    weight = numbers(masks, 5, 1, 3, 3).requires_grad_()
+    tokens = mask_patch_embed(masks, weight, outside=-1.0, backend=backend)
+    return torch.cat([tokens.flatten(), torch.autograd.grad(tokens.sum(), weight)[0].flatten()])
+
+
+def embed_patches_in_place(masks: BitMasks, backend: str) -> Tensor:
+    patches = masks.shape[-2] // 3 * masks.shape[-1] // 3
+    with torch.no_grad():
+        tokens = numbers(masks, len(masks.words), patches, 5)
+        return mask_patch_embed_(tokens, masks, numbers(masks, 5, 1, 3, 3), backend=backend)
+
+
+def encode(masks: BitMasks, backend: str) -> Tensor:
+    positions = -(-masks.shape[-2] // 4) * -(-masks.shape[-1] // 4)
+    shapes = ((2, 1, 3, 3), (2,), (3, 2, 3, 3), (3,), (4, positions), (4,))
+    return mask_encode(masks, *(numbers(masks, *shape) for shape in shapes), backend=backend)
+
+
+OPERATORS = {
+    "unpack": lambda masks, backend: masks.unpack(backend=backend),
+    "mask_tiles, smaller": lambda masks, backend: mask_tiles(masks, (2, 1), 2, backend=backend),
+    "mask_tiles, larger": lambda masks, backend: mask_tiles(masks, (1, 2), 70, backend=backend),
+    "mask_resize, smaller": lambda masks, backend: mask_resize(masks, (4, 2), backend=backend),
+    "mask_resize, larger": lambda masks, backend: mask_resize(masks, 90, backend=backend),
+    "mask_patch_embed": embed_patches,
+    "mask_patch_embed_": embed_patches_in_place,
+    "mask_encode": encode,
+}
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -44,6 +88,22 @@ def test_layouts(backend) -> None:
     assert torch.equal(packed.unpack(backend=backend.name), masks)
     sliced = BitMasks(packed.words[:, ::3], packed.width)
     assert torch.equal(sliced.unpack(backend=backend.name), masks[:, ::3])
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("width", [3, 30, 69])
+def test_bits_past_the_width_are_ignored(backend, width: int, operator: str) -> None:
+    """They must be 0; where a caller got that wrong, neither memory nor a value is at stake."""
+    masks = torch.rand(2, 6, width, device=backend.device) > 0.5
+    clean, inside = BitMasks.pack(masks), BitMasks.pack(torch.ones_like(masks))
+    noise = torch.randint(-(2**63), 2**63 - 1, clean.words.shape).to(backend.device)
+    dirty = BitMasks(clean.words | (noise & ~inside.words), width)
+
+    def run(masks: BitMasks) -> Tensor:
+        result = OPERATORS[operator](masks, backend.name)
+        return result.words if isinstance(result, BitMasks) else result
+
+    assert torch.equal(run(dirty), run(clean))
 
 
 def test_opcheck(backend) -> None:

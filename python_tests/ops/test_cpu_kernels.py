@@ -171,3 +171,14 @@ def test_forked_child() -> None:
         signal.alarm(60)  # a hang ends the child, not the test run
         os._exit(0 if run() == expected else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_tables_of_no_nearest_rule() -> None:
+    """Bits are moved by one of two ways: columns used once, or columns repeated."""
+    masks = native_module().masks
+    words, tiles = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64)
+    rows, columns = torch.tensor([0]), torch.tensor([0, 0, 2])
+    pointers = (tensor.data_ptr() for tensor in (words, tiles, rows, columns))
+    params = masks.MaskTilesParams(*pointers, 1, 1, 5, 1, 1, 1, 3, False)
+    with pytest.raises(ValueError, match="must not be repeated here and skipped there"):
+        masks.mask_tiles(params, 1)

@@ -1,4 +1,4 @@
-// pack_rows: one byte per pixel to bit-packed masks.
+// pack_bits: one byte per pixel to bit-packed masks.
 //
 //   bit x % 64 of bits[row, x / 64] = mask[row, x] != 0
 //
@@ -7,7 +7,7 @@
 // Traffic: width bytes read and width / 8 written per row, the minimum. Bound by the loads.
 // Deterministic: each word is written once.
 #include "regions/bit_rows.h"
-#include "regions/pack.h"
+#include "regions/pack_bits.h"
 
 namespace fastregion::cuda {
 namespace {
@@ -52,15 +52,14 @@ __global__ void pack_words_kernel(const uint8_t* __restrict__ mask,  // [num_row
 
 }  // namespace
 
-void pack_rows(const PackParams& p, cudaStream_t stream) {
+void pack_bits(const PackBitsParams& p, cudaStream_t stream) {
   const int64_t words = row_words(p.width);
   const int64_t num_words = p.num_rows * words;
   if (num_words == 0) return;  // an empty grid is a launch error
   const bool aligned =
       p.width % kGroup == 0 && reinterpret_cast<uintptr_t>(p.mask) % sizeof(uint4) == 0;
-  launch("pack_rows", aligned ? pack_words_kernel<true> : pack_words_kernel<false>,
-         {.blocks = ceil_div<int64_t>(num_words, kThreads), .threads = kThreads, .stream = stream},
-         p.mask, p.bits, num_words, words, p.width);
+  launch("pack_bits", aligned ? pack_words_kernel<true> : pack_words_kernel<false>,
+         one_thread_each(num_words, kThreads, stream), p.mask, p.bits, num_words, words, p.width);
 }
 
 }  // namespace fastregion::cuda

@@ -1,4 +1,4 @@
-// unpack_rows: bit-packed masks to one byte per pixel.
+// unpack_bits: bit-packed masks to one byte per pixel.
 //
 //   mask[row, x] = bits[row, x / 64] >> (x % 64) & 1
 //
@@ -7,7 +7,7 @@
 // Traffic: width / 8 bytes read and width written per row, the minimum. Bound by the stores.
 // Deterministic: each byte is written once.
 #include "regions/bit_rows.h"
-#include "regions/unpack.h"
+#include "regions/unpack_bits.h"
 
 namespace fastregion::cuda {
 namespace {
@@ -50,21 +50,18 @@ __global__ void unpack_pixels_kernel(const uint64_t* __restrict__ bits,  // [num
 
 }  // namespace
 
-void unpack_rows(const UnpackParams& p, cudaStream_t stream) {
+void unpack_bits(const UnpackBitsParams& p, cudaStream_t stream) {
   const int64_t num_pixels = p.num_rows * p.width;
   if (num_pixels == 0) return;  // an empty grid is a launch error
   const bool aligned = reinterpret_cast<uintptr_t>(p.mask) % sizeof(uint4) == 0;
   if (p.width % kGroup == 0 && aligned) {
     const int64_t num_groups = num_pixels / kGroup;
-    launch(
-        "unpack_rows", unpack_groups_kernel,
-        {.blocks = ceil_div<int64_t>(num_groups, kThreads), .threads = kThreads, .stream = stream},
-        p.bits, reinterpret_cast<uint4*>(p.mask), num_groups, p.width / kGroup, row_words(p.width));
+    launch("unpack_bits", unpack_groups_kernel, one_thread_each(num_groups, kThreads, stream),
+           p.bits, reinterpret_cast<uint4*>(p.mask), num_groups, p.width / kGroup,
+           row_words(p.width));
   } else {
-    launch(
-        "unpack_rows", unpack_pixels_kernel,
-        {.blocks = ceil_div<int64_t>(num_pixels, kThreads), .threads = kThreads, .stream = stream},
-        p.bits, p.mask, num_pixels, p.width, row_words(p.width));
+    launch("unpack_bits", unpack_pixels_kernel, one_thread_each(num_pixels, kThreads, stream),
+           p.bits, p.mask, num_pixels, p.width, row_words(p.width));
   }
 }
 

@@ -7,7 +7,7 @@
 
 namespace fastregion {
 
-struct UnpackParams {
+struct UnpackBitsParams {
   const uint64_t* bits;  // [num_rows, row_words(width)], see bit_rows.h
   uint8_t* mask;         // [num_rows, width], 0 or 1
   int64_t num_rows;      // rows of all masks together
@@ -15,7 +15,7 @@ struct UnpackParams {
 };
 
 namespace cuda {
-void unpack_rows(const UnpackParams& p, cudaStream_t stream);
+void unpack_bits(const UnpackBitsParams& p, cudaStream_t stream);
 }
 
 }  // namespace fastregion

@@ -7,7 +7,7 @@
 
 namespace fastregion {
 
-struct PackParams {
+struct PackBitsParams {
   const uint8_t* mask;  // [num_rows, width], any value but 0 is inside
   uint64_t* bits;       // [num_rows, row_words(width)], see bit_rows.h
   int64_t num_rows;     // rows of all masks together
@@ -15,7 +15,7 @@ struct PackParams {
 };
 
 namespace cuda {
-void pack_rows(const PackParams& p, cudaStream_t stream);
+void pack_bits(const PackBitsParams& p, cudaStream_t stream);
 }
 
 }  // namespace fastregion
