@@ -298,7 +298,7 @@ def _attend_from(
     chosen = choose_backend("decode_attention", q.device, force=backend, limit=limit)
     lengths = lengths.contiguous()
     cu_seqlens_q = None if cu_seqlens_q is None else cu_seqlens_q.contiguous()
-    rows = None if rows is None else rows.to(torch.int32).contiguous()
+    rows = None if rows is None else _int32_rows(rows, keys.shape[0])
     if chosen != "reference":
         return _run(
             chosen, q, keys, values, k_new, v_new, lengths, cu_seqlens_q, rows, prefix, scale
@@ -309,6 +309,16 @@ def _attend_from(
         places = _new_places(lengths, cu_seqlens_q, rows)
         append_kv_reference_(keys, values, k_new, v_new, *places)
     return decode_attention_reference(q, keys, values, lengths, cu_seqlens_q, rows, shared, scale)
+
+
+def _int32_rows(rows: Tensor, num_rows: int) -> Tensor:
+    """Rows as kernels read them; int64 ones that do not exist must not become others that do."""
+    if rows.dtype == torch.int64:
+        if rows.device.type == "cpu":
+            _refuse_outside("rows", rows, 0, num_rows - 1)
+        else:
+            rows = rows.clamp(-1, num_rows)
+    return rows.to(torch.int32).contiguous()
 
 
 def _new_places(
@@ -341,6 +351,7 @@ def _run(
     if k_new is not None and v_new is not None:
         k_new, new_keys = token_heads(k_new)
         v_new, new_values = token_heads(v_new)
+    prefix = prefix[:2] + [numbers.contiguous() for numbers in prefix[2:]]  # alive until the end
     params = family("attention").DecodeAttentionParams(
         DTYPE_CODES[q.dtype],
         queries,

@@ -239,6 +239,34 @@ def test_layouts_and_empty(backend) -> None:
     append_kv_(*args[:2], q[:0, :2], q[:0, :2], none, none, backend=backend.name)
 
 
+def apart(numbers: Tensor) -> Tensor:
+    """The same numbers at every third place of a longer tensor."""
+    longer = numbers.new_full((3 * len(numbers),), 1)
+    longer[::3] = numbers
+    return longer[::3]
+
+
+@pytest.mark.parametrize("rows_dtype", [torch.int32, torch.int64], ids=str)
+def test_strided_numbers(backend, rows_dtype: torch.dtype) -> None:
+    own = make_cache(backend, torch.float32, (5, 0, 20, 17), 2, 16)
+    shared = make_cache(backend, torch.float32, (9, 33), 2, 16)
+    q = torch.randn(6, 4, 16, device=backend.device)
+    lengths, bounds, of = (
+        int32(numbers, backend.device) for numbers in ([20, 5, 17], [0, 3, 4, 6], [1, -1, 0])
+    )
+    rows = torch.tensor([2, 0, 3], dtype=rows_dtype, device=backend.device)
+
+    def run(change) -> tuple[Tensor, Tensor]:
+        prefix = SharedPrefix(shared.keys, shared.values, change(shared.lengths), change(of))
+        return decode_attention(
+            q, own.keys, own.values, change(lengths), rows=change(rows),
+            cu_seqlens_q=change(bounds), prefix=prefix, backend=backend.name,
+        )  # fmt: skip
+
+    for ours, expected in zip(run(apart), run(torch.clone), strict=True):
+        assert torch.equal(ours, expected)
+
+
 def example(backend, *, requires_grad: bool = False):
     cache = make_cache(backend, torch.float32, (5, 20, 0), 1, 8, 32)
     shared = make_cache(backend, torch.float32, (18,), 1, 8)
@@ -355,6 +383,11 @@ PREFIX = SharedPrefix(
         ({"rows": torch.zeros(3)}, TypeError, "rows must be int32 or int64, got float32"),
         ({"rows": torch.zeros(2).int()}, ValueError, r"rows must be \[3\], got shape \(2,\)"),
         ({"rows": torch.tensor([0, 1, 3])}, ValueError, "rows must be 0 to 2, got 3 at 2"),
+        (
+            {"rows": torch.tensor([0, 1, 2**32 + 2])},
+            ValueError,
+            "rows must be 0 to 2, got 4294967298 at 2",
+        ),
         ({"cu_seqlens_q": torch.zeros(3).int()}, ValueError, r"must be \[N \+ 1\] = \[4\], got"),
         (
             {"cu_seqlens_q": torch.tensor([0, 2, 1, 3]).int()},
