@@ -15,8 +15,8 @@ beginning:
 
 where the first columns of ``whole`` are those of ``prefixes``.
 
-Attention dropout, sliding windows, soft caps, attention maps, several sequences in one row and
-hand-made 4-D masks are refused.
+Attention dropout, sliding windows, soft caps, attention maps, several sequences in one row,
+hand-made 4-D masks and transformers' ``StaticCache`` are refused.
 """
 
 from __future__ import annotations
@@ -310,6 +310,8 @@ def _mask(
     *_: Any,
     q_length: int = 0,
     kv_length: int = 0,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
     mask_function: Any = None,
     attention_mask: Tensor | None = None,
     **__: Any,
@@ -319,6 +321,13 @@ def _mask(
         raise NotImplementedError(
             f"{ATTENTION} attention: only causal or full masks with padding are supported; several "
             "sequences in one row (position_ids that start again) need a row each"
+        )
+    # The ends of queries and keys are aligned, and those of a buffer with free columns are not.
+    causal = mask_function is _masking_utils.causal_mask_function
+    if causal and (isinstance(q_offset, Tensor) or q_offset + q_length != kv_offset + kv_length):
+        raise NotImplementedError(
+            f"{ATTENTION} attention: keys must end with the newest token, but there are columns for "
+            "more, as in a StaticCache; use AttentionCache or a DynamicCache"
         )
     if attention_mask is None:
         return None

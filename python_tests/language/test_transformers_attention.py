@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastregion._torchvision_guard import import_transformers
 from fastregion.language.transformers_attention import (
     ATTENTION,
     AttentionCache,
     use_fastregion_attention,
 )
 
+StaticCache: Any = import_transformers("cache_utils").StaticCache
 Make = Callable[..., Any]
 KINDS = [("llama", 1), ("llama", 2), ("llama", 4), ("qwen2", 2)]
 
@@ -159,6 +161,21 @@ class TestRefused:
         use_fastregion_attention(ours)
         with pytest.raises(NotImplementedError, match=r"dropout must be 0, got 0\.1"):
             ours.train()(input_ids=torch.randint(61, (1, 4)))
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_static_cache(self, make_decoder: Make, masked: bool) -> None:
+        """At a prompt as well as at a step of a full cache, where its free columns have gone."""
+        ours = make_decoder()
+        use_fastregion_attention(ours)
+        inputs = ragged((4, 2)) if masked else {"input_ids": torch.randint(61, (1, 4))}
+        cache = StaticCache(ours.config, max_cache_len=16)
+        with torch.no_grad(), pytest.raises(NotImplementedError, match=r"as in a StaticCache; use"):
+            ours(**inputs, past_key_values=cache)
+        full = StaticCache(ours.config, max_cache_len=4)
+        with torch.no_grad():
+            ours(**inputs, past_key_values=full)
+            with pytest.raises(NotImplementedError, match=r"as in a StaticCache; use"):
+                ours(input_ids=torch.randint(61, (1, 1)), past_key_values=full)
 
     def test_sharing_nothing(self) -> None:
         with pytest.raises(ValueError, match="must hold the prefixes already, got an empty one"):
