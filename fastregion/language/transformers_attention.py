@@ -26,6 +26,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fastregion._torchvision_guard import import_transformers
 from fastregion.ops import append_kv_, cross_attention, decode_attention
@@ -72,17 +73,20 @@ class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer; ``seen`` counts columns as the model does, with padding."""
 
     is_sliding = False
-    is_croppable = False
+    is_croppable = True
 
     def __init__(self, prefix: _Layer | None = None, prefix_of: Sequence[int] = ()) -> None:
         super().__init__()
         self.seen = 0
+        self.unpadded = 0  # of these, newest columns without padding
+        self.handed_on = False  # between update and the attention function
         self.lengths: Tensor | None = None  # int32 [B], tokens stored of each sequence
         self._prefix = prefix
         self._prefix_of = prefix_of
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch_size, kv_heads, count, width = key_states.shape
+        width += _padding(width)
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys, self.values = empty_kv(
             batch_size, kv_heads, count + _GROWTH, width, dtype=self.dtype, device=self.device
@@ -98,13 +102,28 @@ class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
         """Count the new tokens and hand them on; the attention function stores them."""
+        self.check_taken()
+        if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
+            raise ValueError(
+                "AttentionCache: is for inference, but keys require gradients; call the model "
+                "under torch.no_grad(), or without past_key_values to train it"
+            )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self._reserve(key_states.shape[2])
         self.seen += key_states.shape[2]
         marked = key_states.view_as(key_states)
         cast(Any, marked).fastregion_layer = self  # how the attention function finds the layer
+        self.handed_on = True
         return marked, value_states
+
+    def check_taken(self) -> None:
+        """Raise unless the attention function has taken what it was handed."""
+        if self.handed_on:
+            raise ValueError(
+                "AttentionCache: must be used by a model with our attention, but that of another "
+                "has read the keys; call use_fastregion_attention(model) first"
+            )
 
     def _reserve(self, count: int) -> None:
         rows, heads, blocks, half_width = self.keys.shape[:4]
@@ -135,9 +154,23 @@ class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
         return -1
 
     def reset(self) -> None:
-        self.seen = 0
+        self.seen = self.unpadded = 0
+        self.handed_on = False
         self.lengths = None
         self.is_initialized = False
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest ``-tokens_to_remove`` columns."""
+        count = abs(tokens_to_remove)
+        if count > self.unpadded:
+            raise NotImplementedError(
+                f"crop: only columns without padding can be removed, the newest {self.unpadded}, "
+                f"got {count}"
+            )
+        if self.lengths is not None:
+            self.lengths = self.lengths - count
+            self.seen -= count
+            self.unpadded -= count
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Sequence i becomes what sequence ``indices[i]`` was."""
@@ -159,7 +192,12 @@ class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
 
 
 class AttentionCache(_cache_utils.Cache):  # type: ignore[misc]
-    """A cache for ``past_key_values`` of a model that uses our attention; see the module."""
+    """A cache for ``past_key_values`` of a model that uses our attention; see the module.
+
+    Raises (where the model uses it):
+        ValueError: gradients are wanted, or the attention of the model is another.
+        NotImplementedError: tokens are taken back (``crop``) that stand before padding.
+    """
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=_Layer)
@@ -176,6 +214,7 @@ class AttentionCache(_cache_utils.Cache):  # type: ignore[misc]
         layers = cast(list[_Layer], self.layers)
         if not layers or layers[0].lengths is None:
             raise ValueError("share: the cache must hold the prefixes already, got an empty one")
+        layers[0].check_taken()
         count = layers[0].lengths.shape[0]
         for sequence, index in enumerate(prefix_of):
             if not 0 <= index < count:
@@ -207,6 +246,12 @@ def _attention(
     _refuse(dropout, attention_mask, kwargs)
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     layer: _Layer | None = getattr(key, "fastregion_layer", None)
+    if layer is not None:
+        layer.handed_on = False
+    width = query.shape[3]
+    scaling = width**-0.5 if scaling is None else scaling
+    if _padding(width):  # zeros change no score and give outputs that are cut off again
+        query, key, value = (functional.pad(x, (0, _padding(width))) for x in (query, key, value))
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, N, H, D]
     if layer is None or (layer.seen == q.shape[1] and layer.prefix is None):
         bias = None
@@ -217,8 +262,14 @@ def _attention(
         out, _ = cross_attention(q, k, v, bias, scale=scaling, causal=causal)
         if layer is not None:
             _store(layer, k, v, attention_mask)
-        return out, None
-    return _attend_to_cache(layer, q, k, v, attention_mask, scaling), None
+    else:
+        out = _attend_to_cache(layer, q, k, v, attention_mask, scaling)
+    return out[..., :width], None
+
+
+def _padding(width: int) -> int:
+    """Channels that bring a head to a width that the operators take."""
+    return -width % 8
 
 
 def _store(layer: _Layer, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
@@ -243,6 +294,7 @@ def _new_tokens(layer: _Layer, k: Tensor, mask: Tensor | None) -> tuple[Tensor, 
     places = layer.lengths[:, None] + real.cumsum(1) - 1
     tokens = real.flatten().nonzero().squeeze(1)
     layer.lengths = layer.lengths + real.sum(1, dtype=torch.int32)
+    layer.unpadded = 0 if getattr(mask, "fastregion_new_padding", False) else layer.unpadded + count
     return tokens, tokens // count, places.flatten()[tokens]
 
 
@@ -255,6 +307,7 @@ def _attend_to_cache(
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     if count == 1 and not getattr(mask, "fastregion_new_padding", False):  # a step of generate
         layer.lengths = layer.lengths + 1
+        layer.unpadded += 1
         out, _ = decode_attention(
             q,
             layer.keys,

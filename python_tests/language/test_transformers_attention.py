@@ -122,6 +122,32 @@ def test_training_gives_the_same_gradients(pair: tuple[Any, Any]) -> None:
         )
 
 
+def test_rejected_candidates_are_cropped(pair: tuple[Any, Any]) -> None:
+    """Prompt lookup proposes tokens, of which the model keeps some."""
+    theirs, ours = pair
+    inputs = {"input_ids": torch.tensor([5, 9, 2, 7]).repeat(1, 6)}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    cache = AttentionCache()
+    cropped: list[int] = []
+    crop = cache.crop
+    cache.crop = lambda count: (cropped.append(count), crop(count))
+    settings = {"prompt_lookup_num_tokens": 3, "past_key_values": cache}
+    actual = greedy(ours, inputs, **settings)
+    assert actual.tolist() == greedy(theirs, inputs).tolist()
+    assert min(cropped) < 0
+    assert cache.get_seq_length() == actual.shape[1] - 1
+
+
+@pytest.mark.parametrize("own_cache", [True, False])
+def test_odd_head_widths(make_decoder: Make, own_cache: bool) -> None:
+    theirs = make_decoder(head_dim=12)
+    ours = copy.deepcopy(theirs)
+    use_fastregion_attention(ours)
+    inputs = ragged((5, 9))
+    cache = {"past_key_values": AttentionCache()} if own_cache else {}
+    assert greedy(ours, inputs, **cache).tolist() == greedy(theirs, inputs).tolist()
+
+
 def test_buffers_grow(make_decoder: Make) -> None:
     theirs = make_decoder()
     ours = copy.deepcopy(theirs)
@@ -176,6 +202,36 @@ class TestRefused:
             ours(**inputs, past_key_values=full)
             with pytest.raises(NotImplementedError, match=r"as in a StaticCache; use"):
                 ours(input_ids=torch.randint(61, (1, 1)), past_key_values=full)
+
+    def test_cropping_padding(self, make_decoder: Make) -> None:
+        ours = make_decoder()
+        use_fastregion_attention(ours)
+        cache = AttentionCache()
+        with torch.no_grad():
+            ours(**ragged((4, 2), "right"), past_key_values=cache)
+            ours(input_ids=torch.randint(61, (2, 1)), past_key_values=cache)
+        cache.crop(-1)
+        with pytest.raises(NotImplementedError, match="without padding .* newest 0, got 1"):
+            cache.crop(-1)
+
+    def test_gradients_through_the_cache(self, make_decoder: Make) -> None:
+        ours = make_decoder()
+        use_fastregion_attention(ours)
+        with pytest.raises(ValueError, match=r"AttentionCache: is for inference.*no_grad\(\)"):
+            ours.train()(**ragged((4,)), past_key_values=AttentionCache())
+
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    def test_a_model_with_another_attention(self, make_decoder: Make, attention: str) -> None:
+        theirs = make_decoder()
+        theirs.set_attn_implementation(attention)
+        message = r"AttentionCache: must be used by .* call use_fastregion_attention\(model\) first"
+        with pytest.raises(ValueError, match=message):
+            greedy(theirs, ragged((4, 2)), past_key_values=AttentionCache())
+        prefix = AttentionCache()
+        with torch.no_grad():
+            theirs(**ragged((3,)), past_key_values=prefix)
+        with pytest.raises(ValueError, match=message):
+            prefix.share([0])
 
     def test_sharing_nothing(self) -> None:
         with pytest.raises(ValueError, match="must hold the prefixes already, got an empty one"):
