@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastregion._torchvision_guard import import_transformers
 from fastregion.language.transformers_attention import (
@@ -122,6 +124,39 @@ def test_training_gives_the_same_gradients(pair: tuple[Any, Any]) -> None:
         )
 
 
+def test_the_mask_is_read_once_a_pass(make_decoder: Make) -> None:
+    ours = make_decoder(num_hidden_layers=3)
+    use_fastregion_attention(ours)
+    inputs = ragged((5, 9, 2), "right")
+    cache = AttentionCache()
+    for begin, end in ((0, 4), (4, 9)):
+        with torch.no_grad(), CountedOperators() as calls:
+            ours(
+                input_ids=inputs["input_ids"][:, begin:end],
+                attention_mask=inputs["attention_mask"][:, :end],
+                past_key_values=cache,
+            )
+        assert calls.counts["aten::nonzero"] == 1
+        assert calls.counts["aten::aminmax"] == 1
+        assert calls.counts["aten::masked_fill_"] == (begin == 0)
+    with CountedOperators() as calls:
+        ours(**inputs, use_cache=False)  # as in training: the host does not look
+    assert calls.counts["aten::masked_fill_"] == 1
+    assert not {"aten::nonzero", "aten::aminmax", "aten::_local_scalar_dense"} & set(calls.counts)
+
+
+class CountedOperators(TorchDispatchMode):
+    """Counts the operators that run in a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
 def test_rejected_candidates_are_cropped(pair: tuple[Any, Any]) -> None:
     """Prompt lookup proposes tokens, of which the model keeps some."""
     theirs, ours = pair
@@ -155,6 +190,21 @@ def test_buffers_grow(make_decoder: Make) -> None:
     inputs = ragged((3, 5))
     actual = greedy(ours, inputs, max_new_tokens=300, past_key_values=AttentionCache())
     assert actual.tolist() == greedy(theirs, inputs, max_new_tokens=300).tolist()
+
+
+def test_a_long_block_leaves_room(make_decoder: Make) -> None:
+    """Rows are as long as the tokens of the longest sequence, and some more."""
+    ours = make_decoder()
+    use_fastregion_attention(ours)
+    cache = AttentionCache()
+    with torch.no_grad():
+        for part in (ragged((200, 3)), ragged((300, 300))):
+            mask = torch.ones(2, cache.get_seq_length(), dtype=torch.int64)
+            mask[1, :197] = 0
+            part["attention_mask"] = torch.cat((mask, part["attention_mask"]), dim=1)
+            ours(**part, past_key_values=cache)
+    blocks = cache.layers[0].keys.shape[2]
+    assert 16 * blocks == 768  # 200 + 300 + 256, in blocks of 16
 
 
 class TestRefused:
@@ -211,7 +261,7 @@ class TestRefused:
             ours(**ragged((4, 2), "right"), past_key_values=cache)
             ours(input_ids=torch.randint(61, (2, 1)), past_key_values=cache)
         cache.crop(-1)
-        with pytest.raises(NotImplementedError, match="without padding .* newest 0, got 1"):
+        with pytest.raises(NotImplementedError, match=r"without padding .* newest 0, got 1"):
             cache.crop(-1)
 
     def test_gradients_through_the_cache(self, make_decoder: Make) -> None:
