@@ -164,7 +164,8 @@ def decode_attention(
             f"{name}: the heads of q must be a multiple of the {keys.shape[1]} heads of keys, "
             f"got {q.shape[1]}"
         )
-    check_same_dtype(name, q=q, keys=keys)
+    if q.dtype != keys.dtype:
+        check_same_dtype(name, q=q, keys=keys)
     _check_sequences(name, q, keys, lengths, cu_seqlens_q, rows)
     if (k_new is None) != (v_new is None):
         raise ValueError(f"{name}: k_new and v_new must be given together, got one of them")
@@ -172,10 +173,12 @@ def decode_attention(
     if prefix is not None:
         _check_prefix(name, prefix, keys, lengths.shape[0])
         shared = list(prefix)
-    check_same_device(
-        name, q=q, keys=keys, lengths=lengths, cu_seqlens_q=cu_seqlens_q, rows=rows,
-        k_new=k_new, v_new=v_new,
-    )  # fmt: skip
+    others = (keys, lengths, cu_seqlens_q, rows, k_new, v_new)
+    if any(tensor is not None and tensor.device != q.device for tensor in others):
+        check_same_device(
+            name, q=q, keys=keys, lengths=lengths, cu_seqlens_q=cu_seqlens_q, rows=rows,
+            k_new=k_new, v_new=v_new,
+        )  # fmt: skip
     refuse_gradients(name, q=q, keys=keys, values=values, k_new=k_new, v_new=v_new)
     settings = (cu_seqlens_q, rows, shared, width**-0.5 if scale is None else scale, backend or "")
     result: tuple[Tensor, Tensor]
@@ -351,7 +354,8 @@ def _run(
     if k_new is not None and v_new is not None:
         k_new, new_keys = token_heads(k_new)
         v_new, new_values = token_heads(v_new)
-    prefix = prefix[:2] + [numbers.contiguous() for numbers in prefix[2:]]  # alive until the end
+    if prefix:
+        prefix = prefix[:2] + [numbers.contiguous() for numbers in prefix[2:]]  # alive to the end
     params = family("attention").DecodeAttentionParams(
         DTYPE_CODES[q.dtype],
         queries,
@@ -373,8 +377,9 @@ def _run(
         scale,
     )
     size = run(backend, "attention.decode_attention_workspace", q.device, params)
-    workspace = torch.empty(size, dtype=torch.uint8, device=q.device)
-    run(backend, "attention.decode_attention", q.device, params, workspace.data_ptr())
+    workspace = torch.empty(size, dtype=torch.uint8, device=q.device) if size else None
+    address = 0 if workspace is None else workspace.data_ptr()
+    run(backend, "attention.decode_attention", q.device, params, address)
     if k_new is not None:
         wrote_to(keys, values)
     return out, logsumexp
@@ -433,7 +438,8 @@ def _refuse_outside(what: str, numbers: Tensor, lowest: int, highest: int) -> No
 def _empty_results(q: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    return out, q.new_empty(q.shape[:2], dtype=dtype)
+    num_tokens, num_heads, _ = q.shape  # new_empty, or a torch.Size, take twice the time
+    return out, torch.empty(num_tokens, num_heads, dtype=dtype, device=q.device)
 
 
 def _attend_fake(
