@@ -104,7 +104,8 @@ def decode_attention_reference(
             query = q[t].to(dtype).reshape(k.shape[0], -1, k.shape[2])  # [KV, group, D]
             scores = scale * query @ k[:, :seen].to(dtype).mT
             logsumexp[t] = scores.logsumexp(-1).flatten()
-            weights = torch.exp(scores - logsumexp[t].view(*scores.shape[:2], 1))
+            weights = scores.softmax(-1)
+            weights[(scores == -torch.inf).all(-1)] = 0  # nothing to see there, as without columns
             out[t] = (weights @ v[:, :seen].to(dtype)).flatten(0, 1).to(q.dtype)
     return out, logsumexp
 

@@ -222,6 +222,20 @@ def test_large_scores(backend, dtype) -> None:
     assert torch.equal(logsumexp, torch.full_like(logsumexp, 4.0 * 8 * 60))
 
 
+def test_nothing_but_scores_of_minus_infinity() -> None:
+    """As from cross_attention: 0, where a plain softmax gives NaN."""
+    cpu = SimpleNamespace(name="reference", device=torch.device("cpu"))
+    cache = make_cache(cpu, torch.float32, (5, 3), 1, 8)
+    cache.keys[0, ..., :5, :] = -math.inf
+    q = torch.ones(2, 2, 8)
+    args = (q, cache.keys, cache.values, cache.lengths)
+    out, logsumexp = decode_attention(*args, backend="reference")
+    assert not out[0].any()
+    assert (logsumexp[0] == -math.inf).all()
+    expected = eager(q[1:], cache.k[1], cache.v[1])
+    torch.testing.assert_close((out[1:], logsumexp[1:]), expected)
+
+
 def test_layouts_and_empty(backend) -> None:
     cache = make_cache(backend, torch.float32, (5, 20), 2, 16)
     args = (cache.keys, cache.values, cache.lengths)
