@@ -56,7 +56,9 @@ from fastregion.ops.checks import (
 from fastregion.ops.native import DTYPE_CODES, family, run
 from fastregion.ops.registration import register
 
-_WIDEST_CUDA_HEAD = 256  # csrc/attention/decode_attention.cu
+# csrc/attention/decode_attention.cu
+_WIDEST_CUDA_HEAD = 256
+_CUDA_LOAD = 16  # bytes, of keys and values
 
 
 class SharedPrefix(NamedTuple):
@@ -154,6 +156,8 @@ def decode_attention(
         TypeError: Dtypes other than the module lists, or that differ.
         ValueError: Shapes or devices that do not fit, gradients wanted, or (on the CPU) lengths
             beyond the capacity, rows, groups or boundaries that do not exist.
+        NotImplementedError: CUDA by name, for heads wider than 256 or caches that do not begin at
+            multiples of 16 bytes.
     """
     name = "decode_attention"
     check_kv(name, keys, values)
@@ -296,9 +300,7 @@ def _attend_from(
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    width, limit = q.shape[2], None
-    if q.device.type == "cuda" and width > _WIDEST_CUDA_HEAD:
-        limit = f"the cuda kernel takes heads of at most {_WIDEST_CUDA_HEAD}, got {width}"
+    limit = _cuda_limit(q, keys, values, *prefix[:2]) if q.device.type == "cuda" else None
     chosen = choose_backend("decode_attention", q.device, force=backend, limit=limit)
     lengths = lengths.contiguous()
     cu_seqlens_q = None if cu_seqlens_q is None else cu_seqlens_q.contiguous()
@@ -313,6 +315,15 @@ def _attend_from(
         places = _new_places(lengths, cu_seqlens_q, rows)
         append_kv_reference_(keys, values, k_new, v_new, *places)
     return decode_attention_reference(q, keys, values, lengths, cu_seqlens_q, rows, shared, scale)
+
+
+def _cuda_limit(q: Tensor, *caches: Tensor) -> str | None:
+    """Why the CUDA kernel does not take these tensors, if so."""
+    if q.shape[2] > _WIDEST_CUDA_HEAD:
+        return f"the cuda kernel takes heads of at most {_WIDEST_CUDA_HEAD}, got {q.shape[2]}"
+    if any(cache.data_ptr() % _CUDA_LOAD for cache in caches):
+        return f"the cuda kernel takes caches that begin at multiples of {_CUDA_LOAD} bytes"
+    return None
 
 
 def _int32_rows(rows: Tensor, num_rows: int) -> Tensor:

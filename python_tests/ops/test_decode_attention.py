@@ -355,6 +355,21 @@ def test_steps_of_a_cuda_graph() -> None:
         lengths += 1
 
 
+@pytest.mark.gpu
+def test_caches_between_the_loads_of_the_cuda_kernel() -> None:
+    """Vectors cannot be read there: the reference does, unless the kernel is asked for."""
+    cuda = SimpleNamespace(name="cuda", device=torch.device("cuda"))
+    cache = make_cache(cuda, torch.float32, (5, 20), 1, 8)
+    longer = torch.empty(cache.keys.numel() + 1, device="cuda")[1:].view(cache.keys.shape)
+    moved = longer.copy_(cache.keys)
+    q = torch.randn(2, 2, 8, device="cuda")
+    with pytest.raises(NotImplementedError, match="caches that begin at multiples of 16 bytes"):
+        decode_attention(q, moved, cache.values, cache.lengths, backend="cuda")
+    result = decode_attention(q, moved, cache.values, cache.lengths)
+    expected = decode_attention(q, cache.keys, cache.values, cache.lengths, backend="cuda")
+    torch.testing.assert_close(result, expected)
+
+
 def test_no_gradients(backend) -> None:
     cache, _, q, *_, lengths = example(backend, requires_grad=True)
     with pytest.raises(ValueError, match=r"inference, but q requires .* torch.no_grad\(\)"):
