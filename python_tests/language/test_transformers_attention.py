@@ -24,11 +24,17 @@ Make = Callable[..., Any]
 KINDS = [("llama", 1), ("llama", 2), ("llama", 4), ("qwen2", 2)]
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(params=KINDS, ids=str)
-def pair(request: pytest.FixtureRequest, make_decoder: Make) -> tuple[Any, Any]:
+def pair(request: pytest.FixtureRequest, make_decoder: Make, device: str) -> tuple[Any, Any]:
     """A decoder with transformers' attention, and its twin with ours."""
     kind, kv_heads = request.param
-    theirs = make_decoder(kind, kv_heads=kv_heads)
+    theirs = make_decoder(kind, kv_heads=kv_heads).to(device)
     theirs.set_attn_implementation("eager")
     ours = copy.deepcopy(theirs)
     use_fastregion_attention(ours)
@@ -36,7 +42,7 @@ def pair(request: pytest.FixtureRequest, make_decoder: Make) -> tuple[Any, Any]:
     return theirs, ours
 
 
-def ragged(lengths: tuple[int, ...], side: str = "left") -> dict[str, Tensor]:
+def ragged(lengths: tuple[int, ...], side: str = "left", device: str = "cpu") -> dict[str, Tensor]:
     """Random token ids, padded."""
     longest = max(lengths)
     ids = torch.randint(61, (len(lengths), longest))
@@ -44,7 +50,7 @@ def ragged(lengths: tuple[int, ...], side: str = "left") -> dict[str, Tensor]:
     for row, length in enumerate(lengths):
         place = slice(longest - length, None) if side == "left" else slice(length)
         mask[row, place] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
 def greedy(model: Any, inputs: dict[str, Tensor], **settings: Any) -> Tensor:
@@ -56,25 +62,25 @@ def greedy(model: Any, inputs: dict[str, Tensor], **settings: Any) -> Tensor:
 @pytest.mark.parametrize("lengths", [(7,), (5, 5), (3, 11, 1, 8)], ids=str)
 @pytest.mark.parametrize("own_cache", [True, False])
 def test_generate_gives_the_same_ids(
-    pair: tuple[Any, Any], lengths: tuple[int, ...], own_cache: bool
+    pair: tuple[Any, Any], device: str, lengths: tuple[int, ...], own_cache: bool
 ) -> None:
     theirs, ours = pair
-    inputs = ragged(lengths)
+    inputs = ragged(lengths, device=device)
     cache = {"past_key_values": AttentionCache()} if own_cache else {}
     assert greedy(ours, inputs, **cache).tolist() == greedy(theirs, inputs).tolist()
 
 
-def test_beams_give_the_same_ids(pair: tuple[Any, Any]) -> None:
+def test_beams_give_the_same_ids(pair: tuple[Any, Any], device: str) -> None:
     theirs, ours = pair
-    inputs = ragged((4, 9))
+    inputs = ragged((4, 9), device=device)
     actual = greedy(ours, inputs, num_beams=3, past_key_values=AttentionCache())
     assert actual.tolist() == greedy(theirs, inputs, num_beams=3).tolist()
 
 
-def test_shared_prefixes_give_the_same_ids(pair: tuple[Any, Any]) -> None:
+def test_shared_prefixes_give_the_same_ids(pair: tuple[Any, Any], device: str) -> None:
     theirs, ours = pair
-    prefixes, prefix_of = ragged((9, 4)), [0, 1, 0, 0]
-    suffixes = ragged((3, 6, 1, 5))
+    prefixes, prefix_of = ragged((9, 4), device=device), [0, 1, 0, 0]
+    suffixes = ragged((3, 6, 1, 5), device=device)
     whole = {
         name: torch.cat((prefixes[name][prefix_of], suffixes[name]), dim=1) for name in suffixes
     }
@@ -89,9 +95,9 @@ def test_shared_prefixes_give_the_same_ids(pair: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_blocks_of_tokens_equal_one_forward(pair: tuple[Any, Any], side: str) -> None:
+def test_blocks_of_tokens_equal_one_forward(pair: tuple[Any, Any], device: str, side: str) -> None:
     theirs, ours = pair
-    inputs = ragged((12, 5, 9), side)
+    inputs = ragged((12, 5, 9), side, device)
     positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
         expected = theirs(**inputs, position_ids=positions).logits
@@ -109,9 +115,9 @@ def test_blocks_of_tokens_equal_one_forward(pair: tuple[Any, Any], side: str) ->
     torch.testing.assert_close(torch.cat(parts, dim=1)[real], expected[real], rtol=1e-5, atol=2e-5)
 
 
-def test_training_gives_the_same_gradients(pair: tuple[Any, Any]) -> None:
+def test_training_gives_the_same_gradients(pair: tuple[Any, Any], device: str) -> None:
     theirs, ours = pair
-    inputs = ragged((6, 10))
+    inputs = ragged((6, 10), device=device)
     first = inputs["attention_mask"].cumsum(1) < 2  # padding predicts the first token: no meaning
     labels = inputs["input_ids"].masked_fill(first, -100)
     for model in pair:
@@ -157,10 +163,10 @@ class CountedOperators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_rejected_candidates_are_cropped(pair: tuple[Any, Any]) -> None:
+def test_rejected_candidates_are_cropped(pair: tuple[Any, Any], device: str) -> None:
     """Prompt lookup proposes tokens, of which the model keeps some."""
     theirs, ours = pair
-    inputs = {"input_ids": torch.tensor([5, 9, 2, 7]).repeat(1, 6)}
+    inputs = {"input_ids": torch.tensor([5, 9, 2, 7], device=device).repeat(1, 6)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     cache = AttentionCache()
     cropped: list[int] = []
