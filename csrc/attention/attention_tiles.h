@@ -31,6 +31,10 @@ struct Sequence {
   int64_t first_key, num_keys;
 };
 
+__device__ inline int64_t clamp(int64_t value, int64_t low, int64_t high) {
+  return value < low ? low : value > high ? high : value;
+}
+
 inline __host__ __device__ bool is_packed(const CrossAttentionParams& p) {
   return p.query_bounds != nullptr;
 }
@@ -63,15 +67,20 @@ __device__ inline Place place_of_tile(const int32_t* bounds, int64_t num_sequenc
     const int64_t middle = (low + high) / 2;
     (bounds[middle] / rows + middle <= tile ? low : high) = middle;
   }
-  return {low, (tile - low - bounds[low] / rows) * rows};
+  // Wrong boundaries may put it before the first row.
+  const int64_t first = (tile - low - bounds[low] / rows) * rows;
+  return {low, first < 0 ? 0 : first};
 }
 
 __device__ inline Sequence sequence_at(const CrossAttentionParams& p, int64_t index) {
   if (!is_packed(p)) {
     return {index, index * p.num_queries, p.num_queries, index * p.num_keys, p.num_keys};
   }
-  const int64_t query = p.query_bounds[index], key = p.key_bounds[index];
-  return {index, query, p.query_bounds[index + 1] - query, key, p.key_bounds[index + 1] - key};
+  // The host has not read the boundaries: wrong ones must not lead outside of the tensors.
+  const int64_t query = clamp(p.query_bounds[index], 0, p.num_queries);
+  const int64_t key = clamp(p.key_bounds[index], 0, p.num_keys);
+  return {index, query, clamp(p.query_bounds[index + 1], query, p.num_queries) - query, key,
+          clamp(p.key_bounds[index + 1], key, p.num_keys) - key};
 }
 
 // The rows of one head of one sequence.
@@ -114,10 +123,6 @@ inline constexpr Acc kInfinity = std::numeric_limits<Acc>::infinity();
 template <class Acc>
 __device__ bool is_finite(Acc x) {
   return x - x == 0;
-}
-
-__device__ inline int64_t clamp(int64_t value, int64_t low, int64_t high) {
-  return value < low ? low : value > high ? high : value;
 }
 
 // Over the four lanes that share a row.

@@ -263,9 +263,10 @@ __device__ void weigh(const Parts<accumulate_t<T>>& parts, DecodeShared<T, kRows
       const Acc other = __shfl_xor_sync(kWholeWarp, maximum, distance);
       maximum = other > maximum ? other : maximum;
     }
+    const Acc shift = maximum == kLowest ? Acc{0} : maximum;  // -inf alone: weights of 0, not NaN
     for (int i = 0; i < kPerLane; ++i) {
       const int column = i * 32 + lane;
-      const Acc weight = column < seen ? std::exp(scores[i] - maximum) : Acc{0};
+      const Acc weight = column < seen ? std::exp(scores[i] - shift) : Acc{0};
       s.weights[column * kRows + r] = weight;
       total += weight;
     }

@@ -11,7 +11,9 @@
 // sums of the three parameters' gradients in registers; it writes them to the workspace once.
 // Traffic: y, branch and the two gradients read, two gradients written. reduce_kernel then adds the
 // parts of every channel in a fixed order. No atomics.
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 
 #include "attention/gated_norm.h"
 #include "core/device.h"
@@ -29,8 +31,9 @@ constexpr int kParameters = 3;   // gate, weight, bias
 constexpr int kReduceWarps = 8;  // share the parts of 32 channels
 static_assert(kGatedNormMaxChannels == kValues * kMaxThreads);
 
+// Parameters wider than the rows take two loads.
 template <class T, int kVector>
-struct alignas(sizeof(T) * kVector) Pack {
+struct alignas(std::min<std::size_t>(sizeof(T) * kVector, kVectorBytes)) Pack {
   T values[kVector];
 };
 

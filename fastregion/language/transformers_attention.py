@@ -15,17 +15,19 @@ beginning:
 
 where the first columns of ``whole`` are those of ``prefixes``.
 
-Attention dropout, sliding windows, soft caps, attention maps, several sequences in one row and
-hand-made 4-D masks are refused.
+Attention dropout, sliding windows, soft caps, attention maps, several sequences in one row,
+hand-made 4-D masks and transformers' ``StaticCache`` are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fastregion._torchvision_guard import import_transformers
 from fastregion.ops import append_kv_, cross_attention, decode_attention
@@ -41,7 +43,7 @@ __all__ = ["ATTENTION", "AttentionCache", "use_fastregion_attention"]
 ATTENTION = "fastregion"
 """The name of our attention in transformers (``attn_implementation``)."""
 
-_GROWTH = 256  # columns added when the buffers are full
+_GROWTH = 256  # columns that are free after the buffers have grown
 _PLAIN_MASKS = (
     None,
     _masking_utils.causal_mask_function,
@@ -68,21 +70,96 @@ def use_fastregion_attention(model: nn.Module) -> None:
     cast(Any, model).set_attn_implementation(ATTENTION)
 
 
+class _NewTokens:
+    """What the layers of a forward pass ask of its padding mask, each answer found once.
+
+    Args:
+        mask: bool ``[B, L]`` over all columns, old and new.
+        count: N, columns of new tokens, the last ones.
+        padding: False where the mask is known to be true everywhere.
+    """
+
+    def __init__(self, mask: Tensor, count: int, *, padding: bool = True) -> None:
+        self._mask, self._count, self._padding = mask, count, padding
+        self._real = mask[:, -count:]
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """``[B, L]`` to add to scores."""
+        if not self._padding:
+            return None
+        zeros = torch.zeros(self._mask.shape, device=self._mask.device)
+        return zeros.masked_fill_(~self._mask, float("-inf"))
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """int32 ``[B]``, new tokens of each sequence."""
+        return self._real.sum(1, dtype=torch.int32)
+
+    @cached_property
+    def fewest_and_most(self) -> tuple[int, int]:
+        """The ends of ``counts``: here the host looks at the mask, and waits for the device."""
+        if not self._padding:
+            return self._count, self._count
+        fewest, most = torch.stack(self.counts.aminmax()).tolist()
+        return fewest, most
+
+    @property
+    def padded(self) -> bool:
+        """Whether some of the new columns are padding."""
+        return self.fewest_and_most[0] < self._count
+
+    @cached_property
+    def bounds(self) -> Tensor | None:
+        """int32 ``[B + 1]``, where each sequence begins among the tokens; None for one each."""
+        if self._count == 1 and not self.padded:
+            return None
+        return functional.pad(self.counts.cumsum(0, dtype=torch.int32), (1, 0))
+
+    @cached_property
+    def _tokens(self) -> Tensor:
+        """The T places among ``B * N`` that are not padding."""
+        return self._real.flatten().nonzero().squeeze(1)
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Rows and columns ``[T]`` of the tokens in buffers that were empty."""
+        columns = self._real.cumsum(1).flatten() - 1
+        return self._tokens // self._count, columns[self._tokens]
+
+    def pick(self, x: Tensor) -> Tensor:
+        """The tokens ``[T, ...]`` of ``x [B, N, ...]`` that are not padding."""
+        return x.flatten(0, 1)[self._tokens] if self.padded else x.flatten(0, 1)
+
+    def spread(self, picked: Tensor) -> Tensor:
+        """Back to ``[B, N, ...]``, with zeros at padding."""
+        shape = (*self._real.shape, *picked.shape[1:])
+        if not self.padded:
+            return picked.view(shape)
+        spread = picked.new_zeros(shape)
+        spread.flatten(0, 1)[self._tokens] = picked
+        return spread
+
+
 class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer; ``seen`` counts columns as the model does, with padding."""
 
     is_sliding = False
-    is_croppable = False
+    is_croppable = True
 
     def __init__(self, prefix: _Layer | None = None, prefix_of: Sequence[int] = ()) -> None:
         super().__init__()
         self.seen = 0
+        self.unpadded = 0  # of these, newest columns without padding
+        self.stored = 0  # at least the largest of lengths
+        self.handed_on = False  # between update and the attention function
         self.lengths: Tensor | None = None  # int32 [B], tokens stored of each sequence
         self._prefix = prefix
         self._prefix_of = prefix_of
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch_size, kv_heads, count, width = key_states.shape
+        width += _padding(width)
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys, self.values = empty_kv(
             batch_size, kv_heads, count + _GROWTH, width, dtype=self.dtype, device=self.device
@@ -98,24 +175,44 @@ class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
         """Count the new tokens and hand them on; the attention function stores them."""
+        self.check_taken()
+        if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
+            raise ValueError(
+                "AttentionCache: is for inference, but keys require gradients; call the model "
+                "under torch.no_grad(), or without past_key_values to train it"
+            )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self._reserve(key_states.shape[2])
         self.seen += key_states.shape[2]
         marked = key_states.view_as(key_states)
         cast(Any, marked).fastregion_layer = self  # how the attention function finds the layer
+        self.handed_on = True
         return marked, value_states
 
-    def _reserve(self, count: int) -> None:
+    def check_taken(self) -> None:
+        """Raise unless the attention function has taken what it was handed."""
+        if self.handed_on:
+            raise ValueError(
+                "AttentionCache: must be used by a model with our attention, but that of another "
+                "has read the keys; call use_fastregion_attention(model) first"
+            )
+
+    def count(self, new: _NewTokens) -> None:
+        """Count the tokens that are stored next, and make room for them."""
+        assert self.lengths is not None
+        _, most = new.fewest_and_most
+        self.lengths = self.lengths + new.counts
+        self.stored += most
+        self.unpadded = 0 if new.padded else self.unpadded + most
         rows, heads, blocks, half_width = self.keys.shape[:4]
-        if self.seen + count <= blocks * KV_BLOCK:
+        if self.stored <= blocks * KV_BLOCK:
             return
-        capacity = self.seen + max(count, _GROWTH)
+        capacity = self.stored + _GROWTH
         grown = empty_kv(
             rows, heads, capacity, 2 * half_width, dtype=self.dtype, device=self.device
         )
-        for old, new in zip((self.keys, self.values), grown, strict=True):
-            new[:, :, :blocks] = old
+        for old, larger in zip((self.keys, self.values), grown, strict=True):
+            larger[:, :, :blocks] = old
         self.keys, self.values = grown
 
     @property
@@ -135,9 +232,24 @@ class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
         return -1
 
     def reset(self) -> None:
-        self.seen = 0
+        self.seen = self.unpadded = self.stored = 0
+        self.handed_on = False
         self.lengths = None
         self.is_initialized = False
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest ``-tokens_to_remove`` columns."""
+        count = abs(tokens_to_remove)
+        if count > self.unpadded:
+            raise NotImplementedError(
+                f"crop: only columns without padding can be removed, the newest {self.unpadded}, "
+                f"got {count}"
+            )
+        if self.lengths is not None:
+            self.lengths = self.lengths - count
+            self.seen -= count
+            self.stored -= count
+            self.unpadded -= count
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Sequence i becomes what sequence ``indices[i]`` was."""
@@ -159,7 +271,12 @@ class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
 
 
 class AttentionCache(_cache_utils.Cache):  # type: ignore[misc]
-    """A cache for ``past_key_values`` of a model that uses our attention; see the module."""
+    """A cache for ``past_key_values`` of a model that uses our attention; see the module.
+
+    Raises (where the model uses it):
+        ValueError: gradients are wanted, or the attention of the model is another.
+        NotImplementedError: tokens are taken back (``crop``) that stand before padding.
+    """
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=_Layer)
@@ -176,6 +293,7 @@ class AttentionCache(_cache_utils.Cache):  # type: ignore[misc]
         layers = cast(list[_Layer], self.layers)
         if not layers or layers[0].lengths is None:
             raise ValueError("share: the cache must hold the prefixes already, got an empty one")
+        layers[0].check_taken()
         count = layers[0].lengths.shape[0]
         for sequence, index in enumerate(prefix_of):
             if not 0 <= index < count:
@@ -207,83 +325,52 @@ def _attention(
     _refuse(dropout, attention_mask, kwargs)
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     layer: _Layer | None = getattr(key, "fastregion_layer", None)
+    if layer is not None:
+        layer.handed_on = False
+    width = query.shape[3]
+    scaling = width**-0.5 if scaling is None else scaling
+    if _padding(width):  # zeros change no score and give outputs that are cut off again
+        query, key, value = (functional.pad(x, (0, _padding(width))) for x in (query, key, value))
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, N, H, D]
+    new = _new_tokens(attention_mask, q)
+    if layer is not None:
+        layer.count(new)
     if layer is None or (layer.seen == q.shape[1] and layer.prefix is None):
-        bias = None
-        if attention_mask is not None:
-            dtype = torch.promote_types(q.dtype, torch.float32)
-            bias = torch.zeros(attention_mask.shape, dtype=dtype, device=q.device)
-            bias.masked_fill_(~attention_mask, float("-inf"))
-        out, _ = cross_attention(q, k, v, bias, scale=scaling, causal=causal)
+        out, _ = cross_attention(q, k, v, new.bias, scale=scaling, causal=causal)
         if layer is not None:
-            _store(layer, k, v, attention_mask)
-        return out, None
-    return _attend_to_cache(layer, q, k, v, attention_mask, scaling), None
-
-
-def _store(layer: _Layer, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
-    """Put the tokens of prompts ``[B, N, KV, D]`` that are not padding into the cache."""
-    tokens, rows, columns = _new_tokens(layer, k, mask)
-    append_kv_(
-        layer.keys, layer.values, k.flatten(0, 1)[tokens], v.flatten(0, 1)[tokens], rows, columns
-    )
-
-
-def _new_tokens(layer: _Layer, k: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Flat indices of the new tokens that are not padding, and their rows and columns.
-
-    Also counts them in ``layer.lengths``.
-    """
-    assert layer.lengths is not None
-    batch_size, count = k.shape[:2]
-    if mask is None:
-        real = torch.ones(batch_size, count, dtype=torch.bool, device=k.device)
+            append_kv_(layer.keys, layer.values, new.pick(k), new.pick(v), *new.places)
     else:
-        real = mask[:, -count:]
-    places = layer.lengths[:, None] + real.cumsum(1) - 1
-    tokens = real.flatten().nonzero().squeeze(1)
-    layer.lengths = layer.lengths + real.sum(1, dtype=torch.int32)
-    return tokens, tokens // count, places.flatten()[tokens]
-
-
-def _attend_to_cache(
-    layer: _Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None
-) -> Tensor:
-    """New tokens ``[B, N, H, D]`` against everything before them."""
-    assert layer.lengths is not None
-    batch_size, count = q.shape[:2]
-    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    if count == 1 and not getattr(mask, "fastregion_new_padding", False):  # a step of generate
-        layer.lengths = layer.lengths + 1
-        out, _ = decode_attention(
-            q,
+        assert layer.lengths is not None
+        packed, _ = decode_attention(
+            new.pick(q),
             layer.keys,
             layer.values,
             layer.lengths,
-            scale=scale,
+            cu_seqlens_q=new.bounds,
+            scale=scaling,
             prefix=layer.prefix,
-            k_new=k,
-            v_new=v,
+            k_new=new.pick(k),
+            v_new=new.pick(v),
         )
-        return out.view(batch_size, 1, *out.shape[1:])
-    before = layer.lengths
-    tokens, _, _ = _new_tokens(layer, k.view(batch_size, count, *k.shape[1:]), mask)
-    bounds = torch.zeros(batch_size + 1, dtype=torch.int32, device=q.device)
-    bounds[1:] = (layer.lengths - before).cumsum(0)
-    packed, _ = decode_attention(
-        q[tokens],
-        layer.keys,
-        layer.values,
-        layer.lengths,
-        cu_seqlens_q=bounds,
-        scale=scale,
-        prefix=layer.prefix,
-        k_new=k[tokens],
-        v_new=v[tokens],
-    )
-    out = q.new_zeros(q.shape)
-    out[tokens] = packed
-    return out.view(batch_size, count, *out.shape[1:])
+        out = new.spread(packed)
+    return out[..., :width], None
+
+
+def _padding(width: int) -> int:
+    """Channels that bring a head to a width that the operators take."""
+    return -width % 8
+
+
+def _new_tokens(mask: Tensor | None, q: Tensor) -> _NewTokens:
+    """What ``_mask`` found, or the same for a mask from elsewhere (moved to another device)."""
+    found: _NewTokens | None = getattr(mask, "fastregion_new_tokens", None)
+    if found is not None:
+        return found
+    batch_size, count = q.shape[:2]
+    if mask is None:
+        every = torch.ones((), dtype=torch.bool, device=q.device).expand(batch_size, count)
+        return _NewTokens(every, count, padding=False)
+    return _NewTokens(mask, count)
 
 
 def _refuse(dropout: float, mask: Tensor | None, options: dict[str, Any]) -> None:
@@ -310,6 +397,8 @@ def _mask(
     *_: Any,
     q_length: int = 0,
     kv_length: int = 0,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
     mask_function: Any = None,
     attention_mask: Tensor | None = None,
     **__: Any,
@@ -320,12 +409,18 @@ def _mask(
             f"{ATTENTION} attention: only causal or full masks with padding are supported; several "
             "sequences in one row (position_ids that start again) need a row each"
         )
+    # The ends of queries and keys are aligned, and those of a buffer with free columns are not.
+    causal = mask_function is _masking_utils.causal_mask_function
+    if causal and (isinstance(q_offset, Tensor) or q_offset + q_length != kv_offset + kv_length):
+        raise NotImplementedError(
+            f"{ATTENTION} attention: keys must end with the newest token, but there are columns "
+            "for more, as in a StaticCache; use AttentionCache or a DynamicCache"
+        )
     if attention_mask is None:
         return None
     mask = attention_mask[:, -kv_length:]
-    cast(Any, mask).fastregion_new_padding = not mask[
-        :, -q_length:
-    ].all()  # one look for all layers
+    # A view of its own: the answers that it carries must not keep the mask itself alive.
+    cast(Any, mask).fastregion_new_tokens = _NewTokens(attention_mask[:, -kv_length:], q_length)
     return mask
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fastregion.ops.backend import backend as choose_backend
 from fastregion.ops.checks import (
+    FLOATING,
     check_floating,
     check_same_device,
     check_same_dtype,
@@ -73,18 +74,23 @@ def unpack_kv(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_kv(operator: str, keys: Tensor, values: Tensor, what: str = "") -> None:
     """Raise unless ``keys`` and ``values`` are buffers of the layout; ``what`` precedes names."""
-    check_floating(operator, **{f"{what}keys": keys, f"{what}values": values})
-    check_same_dtype(operator, **{f"{what}keys": keys, f"{what}values": values})
-    check_same_device(operator, **{f"{what}keys": keys, f"{what}values": values})
-    if keys.dim() != 6 or keys.shape[4:] != (KV_BLOCK, 2) or keys.shape[3] < 4 or keys.shape[3] % 4:
+    # Names and words cost more than the checks, so they are made up when a check has failed.
+    dtype = keys.dtype
+    if dtype not in FLOATING or dtype != values.dtype or keys.device != values.device:
+        named = {f"{what}keys": keys, f"{what}values": values}
+        check_floating(operator, **named)
+        check_same_dtype(operator, **named)
+        check_same_device(operator, **named)
+    shape = keys.shape
+    if len(shape) != 6 or shape[4:] != (KV_BLOCK, 2) or shape[3] < 4 or shape[3] % 4:
         raise ValueError(
             f"{operator}: {what}keys must be [S, KV, capacity / 16, D / 2, 16, 2], the width D "
-            f"a multiple of 8, got shape {tuple(keys.shape)}; empty_kv makes them"
+            f"a multiple of 8, got shape {tuple(shape)}; empty_kv makes them"
         )
-    shape = (*keys.shape[:3], KV_BLOCK // 2, 2 * keys.shape[3], 2)
-    if values.shape != shape:
+    expected = (*shape[:3], KV_BLOCK // 2, 2 * shape[3], 2)
+    if values.shape != expected:
         raise ValueError(
-            f"{operator}: {what}values must be [S, KV, capacity / 16, 8, D, 2] = {shape} with "
+            f"{operator}: {what}values must be [S, KV, capacity / 16, 8, D, 2] = {expected} with "
             f"these keys, got shape {tuple(values.shape)}"
         )
     if not (keys.is_contiguous() and values.is_contiguous()):
@@ -152,8 +158,12 @@ def append_kv_(
 
 def check_new_tokens(operator: str, k_new: Tensor, v_new: Tensor, keys: Tensor) -> None:
     """Raise unless ``k_new`` and ``v_new`` are tokens for a cache with these keys."""
-    check_same_dtype(operator, k_new=k_new, v_new=v_new, keys=keys)
+    if not keys.dtype == k_new.dtype == v_new.dtype:
+        check_same_dtype(operator, k_new=k_new, v_new=v_new, keys=keys)
     kv_heads, width = keys.shape[1], 2 * keys.shape[3]
+    shape = k_new.shape
+    if len(shape) == 3 and shape[1:] == (kv_heads, width) and v_new.shape == shape:
+        return
     for name, tensor in (("k_new", k_new), ("v_new", v_new)):
         if tensor.dim() != 3 or tensor.shape[1:] != (kv_heads, width):
             raise ValueError(

@@ -56,7 +56,9 @@ from fastregion.ops.checks import (
 from fastregion.ops.native import DTYPE_CODES, family, run, wrote_to
 from fastregion.ops.registration import register
 
-_WIDEST_CUDA_HEAD = 256  # csrc/attention/decode_attention.cu
+# csrc/attention/decode_attention.cu
+_WIDEST_CUDA_HEAD = 256
+_CUDA_LOAD = 16  # bytes, of keys and values
 
 
 class SharedPrefix(NamedTuple):
@@ -104,7 +106,8 @@ def decode_attention_reference(
             query = q[t].to(dtype).reshape(k.shape[0], -1, k.shape[2])  # [KV, group, D]
             scores = scale * query @ k[:, :seen].to(dtype).mT
             logsumexp[t] = scores.logsumexp(-1).flatten()
-            weights = torch.exp(scores - logsumexp[t].view(*scores.shape[:2], 1))
+            weights = scores.softmax(-1)
+            weights[(scores == -torch.inf).all(-1)] = 0  # nothing to see there, as without columns
             out[t] = (weights @ v[:, :seen].to(dtype)).flatten(0, 1).to(q.dtype)
     return out, logsumexp
 
@@ -153,6 +156,8 @@ def decode_attention(
         TypeError: Dtypes other than the module lists, or that differ.
         ValueError: Shapes or devices that do not fit, gradients wanted, or (on the CPU) lengths
             beyond the capacity, rows, groups or boundaries that do not exist.
+        NotImplementedError: CUDA by name, for heads wider than 256 or caches that do not begin at
+            multiples of 16 bytes.
     """
     name = "decode_attention"
     check_kv(name, keys, values)
@@ -164,7 +169,8 @@ def decode_attention(
             f"{name}: the heads of q must be a multiple of the {keys.shape[1]} heads of keys, "
             f"got {q.shape[1]}"
         )
-    check_same_dtype(name, q=q, keys=keys)
+    if q.dtype != keys.dtype:
+        check_same_dtype(name, q=q, keys=keys)
     _check_sequences(name, q, keys, lengths, cu_seqlens_q, rows)
     if (k_new is None) != (v_new is None):
         raise ValueError(f"{name}: k_new and v_new must be given together, got one of them")
@@ -172,10 +178,12 @@ def decode_attention(
     if prefix is not None:
         _check_prefix(name, prefix, keys, lengths.shape[0])
         shared = list(prefix)
-    check_same_device(
-        name, q=q, keys=keys, lengths=lengths, cu_seqlens_q=cu_seqlens_q, rows=rows,
-        k_new=k_new, v_new=v_new,
-    )  # fmt: skip
+    others = (keys, lengths, cu_seqlens_q, rows, k_new, v_new)
+    if any(tensor is not None and tensor.device != q.device for tensor in others):
+        check_same_device(
+            name, q=q, keys=keys, lengths=lengths, cu_seqlens_q=cu_seqlens_q, rows=rows,
+            k_new=k_new, v_new=v_new,
+        )  # fmt: skip
     refuse_gradients(name, q=q, keys=keys, values=values, k_new=k_new, v_new=v_new)
     settings = (cu_seqlens_q, rows, shared, width**-0.5 if scale is None else scale, backend or "")
     result: tuple[Tensor, Tensor]
@@ -292,13 +300,11 @@ def _attend_from(
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    width, limit = q.shape[2], None
-    if q.device.type == "cuda" and width > _WIDEST_CUDA_HEAD:
-        limit = f"the cuda kernel takes heads of at most {_WIDEST_CUDA_HEAD}, got {width}"
+    limit = _cuda_limit(q, keys, values, *prefix[:2]) if q.device.type == "cuda" else None
     chosen = choose_backend("decode_attention", q.device, force=backend, limit=limit)
     lengths = lengths.contiguous()
     cu_seqlens_q = None if cu_seqlens_q is None else cu_seqlens_q.contiguous()
-    rows = None if rows is None else rows.to(torch.int32).contiguous()
+    rows = None if rows is None else _int32_rows(rows, keys.shape[0])
     if chosen != "reference":
         return _run(
             chosen, q, keys, values, k_new, v_new, lengths, cu_seqlens_q, rows, prefix, scale
@@ -309,6 +315,25 @@ def _attend_from(
         places = _new_places(lengths, cu_seqlens_q, rows)
         append_kv_reference_(keys, values, k_new, v_new, *places)
     return decode_attention_reference(q, keys, values, lengths, cu_seqlens_q, rows, shared, scale)
+
+
+def _cuda_limit(q: Tensor, *caches: Tensor) -> str | None:
+    """Why the CUDA kernel does not take these tensors, if so."""
+    if q.shape[2] > _WIDEST_CUDA_HEAD:
+        return f"the cuda kernel takes heads of at most {_WIDEST_CUDA_HEAD}, got {q.shape[2]}"
+    if any(cache.data_ptr() % _CUDA_LOAD for cache in caches):
+        return f"the cuda kernel takes caches that begin at multiples of {_CUDA_LOAD} bytes"
+    return None
+
+
+def _int32_rows(rows: Tensor, num_rows: int) -> Tensor:
+    """Rows as kernels read them; int64 ones that do not exist must not become others that do."""
+    if rows.dtype == torch.int64:
+        if rows.device.type == "cpu":
+            _refuse_outside("rows", rows, 0, num_rows - 1)
+        else:
+            rows = rows.clamp(-1, num_rows)
+    return rows.to(torch.int32).contiguous()
 
 
 def _new_places(
@@ -341,6 +366,8 @@ def _run(
     if k_new is not None and v_new is not None:
         k_new, new_keys = token_heads(k_new)
         v_new, new_values = token_heads(v_new)
+    if prefix:
+        prefix = prefix[:2] + [numbers.contiguous() for numbers in prefix[2:]]  # alive to the end
     params = family("attention").DecodeAttentionParams(
         DTYPE_CODES[q.dtype],
         queries,
@@ -362,8 +389,9 @@ def _run(
         scale,
     )
     size = run(backend, "attention.decode_attention_workspace", q.device, params)
-    workspace = torch.empty(size, dtype=torch.uint8, device=q.device)
-    run(backend, "attention.decode_attention", q.device, params, workspace.data_ptr())
+    workspace = torch.empty(size, dtype=torch.uint8, device=q.device) if size else None
+    address = 0 if workspace is None else workspace.data_ptr()
+    run(backend, "attention.decode_attention", q.device, params, address)
     if k_new is not None:
         wrote_to(keys, values)
     return out, logsumexp
@@ -422,7 +450,8 @@ def _refuse_outside(what: str, numbers: Tensor, lowest: int, highest: int) -> No
 def _empty_results(q: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    return out, q.new_empty(q.shape[:2], dtype=dtype)
+    num_tokens, num_heads, _ = q.shape  # new_empty, or a torch.Size, take twice the time
+    return out, torch.empty(num_tokens, num_heads, dtype=dtype, device=q.device)
 
 
 def _attend_fake(

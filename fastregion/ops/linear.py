@@ -8,10 +8,10 @@ twice as fast in float32; on those of Intel they are about equal. Both are timed
 at the first product that is large enough to matter, for a few milliseconds on a fixed shape; the
 environment variable ``FASTREGION_LINEAR`` (``torch`` or ``onednn``) decides instead.
 
-Small products, other dtypes, other devices and autocast go straight to ``functional.linear``, and
-so does everything where torch has no oneDNN. Results are those of ``functional.linear`` but for the
-order of the sums; errors are its own. Differentiable as often as one likes, by the same products;
-one node in ``torch.compile``.
+Small products, other dtypes, other devices, autocast, forward-mode derivatives and ``torch.func``
+go straight to ``functional.linear``, and so does everything where torch has no oneDNN. Results are
+those of ``functional.linear`` but for the order of the sums; errors are its own. Differentiable as
+often as one likes, by the same products; one node in ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from fastregion.ops.registration import register, register_gradient
@@ -101,7 +102,16 @@ def _worth_choosing(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and (bias is None or bias.shape == weight.shape[:1])
         and x.numel() * weight.shape[0] >= _FEWEST_MULTIPLY_ADDS
         and not torch.is_autocast_enabled("cpu")
+        and not _transformed()
     )
+
+
+def _transformed() -> bool:
+    """Whether forward-mode derivatives or vmap go on, which know nothing of our operator."""
+    if torch.compiler.is_compiling():
+        return False
+    transforms: bool = torch._C._are_functorch_transforms_active()
+    return transforms or forward_ad._current_level >= 0
 
 
 @cache

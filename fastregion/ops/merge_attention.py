@@ -4,8 +4,9 @@
     out = exp(lse_a - logsumexp) * out_a + exp(lse_b - logsumexp) * out_b
 
 ``out_a``, ``lse_a`` are what ``cross_attention`` gives for one set of keys, ``out_b``, ``lse_b``
-for another; the result is what it gives for both together. Plain torch on any device, computed in
-float32 (float64 for float64) and rounded once; differentiable in all four.
+for another; the result is what it gives for both together. A set without a share (logsumexp -inf)
+adds nothing, whatever lies in its ``out``. Plain torch on any device, computed in float32 (float64
+for float64) and rounded once; differentiable in all four.
 """
 
 from __future__ import annotations
@@ -67,5 +68,10 @@ def merge_attention(
     total = total.masked_fill(nothing, 1)
     logsumexp = (shift + total.log()).masked_fill(nothing, -torch.inf)
     share_a, share_b = (w.to(dtype).unsqueeze(-1) for w in (weight_a / total, weight_b / total))
-    out = share_a * out_a.to(dtype) + share_b * out_b.to(dtype)
+    out = _part(share_a, out_a) + _part(share_b, out_b)
     return out.to(out_a.dtype), logsumexp
+
+
+def _part(share: Tensor, out: Tensor) -> Tensor:
+    """``share * out``, but 0 where the share is, whatever lies in ``out``."""
+    return share * out.to(share.dtype).masked_fill(share == 0, 0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fastregion.ops import cross_attention
+from fastregion.ops import Linear, cross_attention, gated_residual_norm
 
 __all__ = ["PerceptionEncoder", "PerceptionEncoderConfig"]
 
@@ -134,8 +134,8 @@ class Attention(nn.Module):
     def __init__(self, config: PerceptionEncoderConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """``[T, N, D]`` to the same; ``table`` is that of :func:`rotary_table`."""
@@ -151,8 +151,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: PerceptionEncoderConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Works on the last dimension."""
@@ -175,8 +175,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """``[T, N, D]`` to the same."""
-        x = torch.addcmul(x, self.gamma_1, self.attn(self.norm1(x), table))
-        return torch.addcmul(x, self.gamma_2, self.mlp(self.norm2(x)))
+        x, normed = gated_residual_norm(
+            x,
+            self.attn(self.norm1(x), table).to(x.dtype),  # another one under autocast
+            self.gamma_1,
+            self.norm2.weight,
+            self.norm2.bias,
+            self.norm2.eps,
+        )
+        return torch.addcmul(x, self.gamma_2, self.mlp(normed))
 
 
 class PatchEmbed(nn.Module):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastregion.ops import Linear
+
 __all__ = ["PooledProjector"]
 
 
@@ -26,8 +28,8 @@ class PooledProjector(nn.Module):
         if any(cells % pooling for cells in grid):
             raise ValueError(f"grid must be multiples of pooling {pooling}, got {grid}")
         self.grid, self.pooling = grid, pooling
-        self.linear_1 = nn.Linear(in_size, out_size)
-        self.linear_2 = nn.Linear(out_size, out_size)
+        self.linear_1 = Linear(in_size, out_size)
+        self.linear_2 = Linear(out_size, out_size)
 
     @property
     def out_grid(self) -> tuple[int, int]:

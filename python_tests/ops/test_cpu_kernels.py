@@ -17,6 +17,7 @@ from fastregion.ops import (
     cross_attention,
     decode_attention,
     empty_kv,
+    gated_residual_norm,
     mask_encode,
     mask_patch_embed,
     mask_resize,
@@ -80,19 +81,35 @@ def run_all(backend: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor
     rows = torch.randint(1000, (2000,), generator=generator)
     yield from with_gradients(pack_rows(sources, rows, backend=backend), *sources)
 
-    with torch.no_grad():
-        lengths, of = torch.tensor([700, 33, 9]).int(), torch.tensor([1, 0, 1]).int()
-        buffers = [empty_kv(count, 2, 704, 72, dtype=dtype) for count in (3, 2)]
-        for keys, values in buffers:
-            every = len(keys) * 704
-            places = torch.arange(every) // 704, torch.arange(every) % 704
-            new = randn(every, 2, 72), randn(every, 2, 72)
-            append_kv_(keys, values, *new, *places, backend=backend)
-        prefix = SharedPrefix(*buffers[1], torch.tensor([600, 301]).int(), of)
-        attended = decode_attention(
-            randn(3, 6, 72), *buffers[0], lengths, prefix=prefix, backend=backend
-        )
-    yield from attended
+    x, branch, gate, weight, bias = randn(333, 645), randn(333, 645), *randn(3, 645).unbind()
+    for leaves in ((x, branch, gate, weight, bias), (x, branch, gate[:1], weight, bias)):
+        y, normed = gated_residual_norm(*leaves, 1e-5, backend=backend)
+        yield y.detach()
+        yield from with_gradients(normed, *leaves)
+
+    for width in (8, 64, 72):
+        with torch.no_grad():
+            lengths, of = torch.tensor([700, 33, 9]).int(), torch.tensor([1, 0, 1]).int()
+            buffers = [empty_kv(count, 2, 704, width, dtype=dtype) for count in (3, 2)]
+            for keys, values in buffers:
+                every = len(keys) * 704
+                places = torch.arange(every) // 704, torch.arange(every) % 704
+                new = randn(every, 2, width), randn(every, 2, width)
+                append_kv_(keys, values, *new, *places, backend=backend)
+            prefix = SharedPrefix(*buffers[1], torch.tensor([600, 301]).int(), of)
+            attended = [
+                decode_attention(
+                    randn(sum(counts), 6, width),
+                    *buffers[0],
+                    lengths,
+                    cu_seqlens_q=torch.tensor([0, *counts]).cumsum(0).int(),
+                    prefix=prefix,
+                    backend=backend,
+                )
+                for counts in ((1, 1, 1), (40, 0, 9))
+            ]
+        for results in attended:
+            yield from results
 
     # More keys than are worked on at once; later ones raise a query's largest score.
     attended = [randn(2, 67, 4, 72), randn(2, 650, 2, 72), randn(2, 650, 2, 72)]
@@ -112,11 +129,11 @@ import sys, torch
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from test_cpu_kernels import run_all
 torch.set_num_threads(1)
-for dtype in (torch.float32, torch.bfloat16, torch.float16):
+for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
     for ours, expected in zip(run_all("cpu", dtype), run_all("reference", dtype), strict=True):
         scale = expected.double().abs().max()
         error = (ours.double() - expected.double()).abs().max()
-        eps = torch.finfo(dtype).eps if dtype != torch.float32 else 2e-5
+        eps = {{torch.float32: 2e-5, torch.float64: 1e-12}}.get(dtype) or torch.finfo(dtype).eps
         assert error <= eps * scale, (dtype, expected.shape, error, scale)
 """
     result = subprocess.run(
@@ -156,12 +173,14 @@ def test_forked_child() -> None:
     tiles, boxes = torch.randn(4, 256, 700), torch.rand(20, 4) * 32
     masks = torch.rand(4, 600, 600) > 0.5
     source, rows = torch.randn(100, 900), torch.randint(100, (3000,))
+    tokens = torch.randn(2, 200, 4, 64)
 
     def run() -> list[bytes]:
         results = (
             roi_replay(tiles, (2, 2), boxes, (8, 8), backend="cpu"),
             mask_tiles(masks, (2, 2), 512, backend="cpu").words,
             pack_rows([source], rows, backend="cpu"),
+            cross_attention(tokens, tokens, tokens, backend="cpu")[0],
         )
         return [result.numpy().tobytes() for result in results]
 

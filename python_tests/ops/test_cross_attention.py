@@ -348,6 +348,21 @@ def test_merging_nothing_with_nothing() -> None:
         assert grad.isfinite().all()
 
 
+def test_merging_with_what_has_no_share() -> None:
+    """NaN included; the gradient of the other set is whole."""
+    out, lse = torch.randn(3, 2, 8, requires_grad=True), torch.randn(3, 2, requires_grad=True)
+    nothing = torch.full((3, 2, 8), math.nan), torch.full((3, 2), -math.inf)
+    for merged, normaliser in (
+        merge_attention(out, lse, *nothing),
+        merge_attention(*nothing, out, lse),
+    ):
+        torch.testing.assert_close(merged, out)
+        torch.testing.assert_close(normaliser, lse)
+        grad_out, grad_lse = torch.autograd.grad((merged.sum(), normaliser.sum()), (out, lse))
+        torch.testing.assert_close(grad_out, torch.ones_like(out))
+        torch.testing.assert_close(grad_lse, torch.ones_like(lse))
+
+
 def test_same_bits_twice(backend) -> None:
     inputs, _ = make((2, 33, 49, 2, 1, 24), "bias", torch.float32, backend.device)
     bits = []

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from fastregion.ops import Linear, linear
@@ -67,6 +68,21 @@ def test_layouts() -> None:
             part = columns[:, : rows.shape[-1]]
             expected = functional.linear(rows, part)
             torch.testing.assert_close(linear(rows, part), expected)
+
+
+# torch scripts its own forward-mode rules when they are first used.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.usefixtures("always", "product")
+def test_forward_mode_and_transforms() -> None:
+    """By torch's own rules: an operator of ours would have a tangent of zeros."""
+    x, weight, tangent = torch.randn(5, 8), torch.randn(3, 8), torch.randn(5, 8)
+    out, derivative = torch.func.jvp(lambda x: linear(x, weight), (x,), (tangent,))
+    torch.testing.assert_close(out, functional.linear(x, weight))
+    torch.testing.assert_close(derivative, functional.linear(tangent, weight))
+    with forward_ad.dual_level():
+        dual = linear(forward_ad.make_dual(x, tangent), weight)
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, derivative)
+    torch.testing.assert_close(torch.vmap(lambda row: linear(row, weight))(x), out)
 
 
 @pytest.mark.usefixtures("always", "product")
