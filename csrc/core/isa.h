@@ -2,7 +2,7 @@
 //
 // A hot loop lives in an `.inc` file that core/for_each_isa.h includes once per instruction set:
 //
-//   // popcount.inc: no includes, no include guard; compiled up to three times
+//   // popcount.inc: no include guard, and includes only of other .inc files; compiled once a set
 //   namespace fastregion::FASTREGION_ISA {
 //   int64_t count_bits(const uint64_t* words, int64_t num_words) { ... }
 //   }

@@ -126,7 +126,8 @@ void backward(const RoiReplayParams& p, int num_threads) {
   const int64_t cells = map_height(p) * map_width(p);
   const int64_t block = std::clamp(kMapElements / cells, kSmallestBlock, kChannelBlock);
   const int64_t bins_per_roi = p.output_height * p.output_width;
-  // Every cell is written a block of channels at a time: with small pages each write misses the TLB.
+  // Every cell is written a block of channels at a time: with small pages each write misses the
+  // TLB.
   advise_huge_pages(p.tokens, cells * p.token_stride * int64_t{sizeof(T)});
   const int64_t block_elements = (cells + p.num_rois * bins_per_roi) * std::min(block, p.channels);
   const auto body = [&](int64_t begin, int64_t end) {
