@@ -80,7 +80,7 @@ problem_type pruned_heads remove_invalid_values repetition_penalty resume_path r
 return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
 tf_legacy_loss tie_encoder_decoder tokenizer_class tokenizer_model_max_length
 tokenizer_padding_side top_k top_p torch_dtype torchscript transformers_version typical_p
-use_bfloat16 use_cache
+use_bfloat16 use_cache use_flash_attn
 """
 WITHOUT_EFFECT = frozenset(_UNUSED_NAMES.split())
 

@@ -13,11 +13,35 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from fastregion.language import build_decoder
 from fastregion.models import auto, load
 from fastregion.models.gar import GarCaptioner, GarConfig
 from fastregion.models.gar.checkpoint import PUBLISHED
 from fastregion.models.gar.modeling import GarModel
 from fastregion.models.gar.processing import ProcessorConfig
+
+# What transformers 4.56 writes for each config inside another, with its default values.
+WRITTEN_IN_FULL: dict[str, Any] = {
+    "_name_or_path": "", "add_cross_attention": False, "architectures": None,
+    "bad_words_ids": None, "begin_suppress_tokens": None, "bos_token_id": None,
+    "chunk_size_feed_forward": 0, "cross_attention_hidden_size": None,
+    "decoder_start_token_id": None, "diversity_penalty": 0.0, "do_sample": False, "dtype": None,
+    "early_stopping": False, "encoder_no_repeat_ngram_size": 0, "eos_token_id": None,
+    "exponential_decay_length_penalty": None, "finetuning_task": None,
+    "forced_bos_token_id": None, "forced_eos_token_id": None,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "is_decoder": False,
+    "is_encoder_decoder": False, "label2id": {"LABEL_0": 0, "LABEL_1": 1}, "length_penalty": 1.0,
+    "max_length": 20, "min_length": 0, "no_repeat_ngram_size": 0, "num_beam_groups": 1,
+    "num_beams": 1, "num_return_sequences": 1, "output_attentions": False,
+    "output_hidden_states": False, "output_scores": False, "pad_token_id": None, "prefix": None,
+    "problem_type": None, "pruned_heads": {}, "remove_invalid_values": False,
+    "repetition_penalty": 1.0, "return_dict": True, "return_dict_in_generate": False,
+    "sep_token_id": None, "suppress_tokens": None, "task_specific_params": None,
+    "temperature": 1.0, "tf_legacy_loss": False, "tie_encoder_decoder": False,
+    "tokenizer_class": None, "top_k": 50, "top_p": 1.0, "torchscript": False, "typical_p": 1.0,
+    "use_bfloat16": False,
+}  # fmt: skip
+LEVELS = ((), ("mllm_config",), ("mllm_config", "text_config"), ("mllm_config", "vision_config"))
 
 TOWER = "mllm.model.vision_tower.timm_model."
 TEXT = "mllm.model.language_model."
@@ -189,6 +213,19 @@ class TestConfig:
         values = tiny_gar.config_values()
         values |= {"auto_map": {"AutoModel": "x"}, "torch_dtype": "bfloat16"}
         assert GarConfig.from_dict(values).replay == "released"
+
+    @pytest.mark.parametrize("place", LEVELS, ids=lambda keys: ".".join(keys) or "root")
+    def test_what_transformers_and_the_published_class_write(self, place: tuple[str, ...]) -> None:
+        values = tiny_gar.config_values()
+        part = values
+        for key in place:
+            part = part[key]
+        part |= WRITTEN_IN_FULL | {"use_flash_attn": True}
+        config = GarConfig.from_dict(values)
+        build_decoder(config.mllm_config.text_config)
+        part["num_beans"] = 1
+        with pytest.raises(ValueError, match=r"unknown key '.*num_beans'"):
+            build_decoder(GarConfig.from_dict(values).mllm_config.text_config)
 
     @pytest.mark.parametrize(
         ("path", "value", "message"),
