@@ -3,9 +3,9 @@
     canvas(i, j) = mask(source(i, H, rows * th), source(j, W, columns * tw))           (nearest)
     tile (r, c) of the grid = canvas[r * th : (r + 1) * th, c * tw : (c + 1) * tw]
 
-Two published rules say which pixel is nearest: ``"floor"`` (GAR), ``floor(i * H / (rows * th))``
-as torch's and OpenCV's nearest, and ``"centre"`` (URECA), the pixel under the centre of the canvas
-pixel, ``floor((i + 0.5) * H / (rows * th))`` as Pillow's nearest, rounding included.
+Two published rules say which pixel is nearest: ``"floor"`` (GAR), ``floor(i * H / (rows * th))`` as
+torch's nearest, and ``"centre"`` (URECA), the pixel under the centre of the canvas pixel,
+``floor((i + 0.5) * H / (rows * th))`` as Pillow's nearest; both with the rounding of their library.
 
 Shapes: masks ``[H, W]`` or ``[M, H, W]``; the result is ``[T, th, tw]`` or ``[M, T, th, tw]``,
 bit-packed, with ``T = rows * columns``, row-major, plus one with a thumbnail. The thumbnail is the

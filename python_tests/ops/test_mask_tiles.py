@@ -8,8 +8,10 @@ import simt_module
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastregion.ops import BitMasks, mask_tiles
+from fastregion.ops.resample import nearest_table
 
 # (height, width) of the mask, (rows, columns), (tile height, tile width)
 SHAPES = [
@@ -58,13 +60,35 @@ def test_by_pixel(backend, size, grid, tile) -> None:
     assert torch.equal(tiles.unpack().cpu(), torch.cat((small, expected), dim=1))
 
 
-def test_is_nearest_interpolation(backend) -> None:
-    """The rule is torch's (and OpenCV's) nearest, at GAR's tile size."""
-    mask = torch.rand(333, 517) > 0.7
-    canvas = torch.nn.functional.interpolate(mask[None, None].byte(), (896, 1344), mode="nearest")
-    expected = canvas[0, 0].view(2, 448, 3, 448).transpose(1, 2).reshape(6, 448, 448).bool()
-    tiles = mask_tiles(mask.to(backend.device), (2, 3), 448, False, backend=backend.name)
-    assert torch.equal(tiles.unpack().cpu(), expected)
+# The exact quotient is another one somewhere, except in the first; the last is half of a canvas.
+PHOTOS = [(333, 517), (480, 640), (720, 1280), (1080, 1920), (2160, 3840), (448, 672)]
+
+
+@pytest.mark.parametrize("size", PHOTOS, ids=str)
+def test_is_nearest_interpolation(backend, size) -> None:
+    """The rule is torch's nearest, its float32 included, at GAR's tile size."""
+    mask = torch.rand(size) > 0.5
+
+    def resized(rows: int, columns: int) -> Tensor:
+        canvas = F.interpolate(mask[None, None].byte(), (rows * 448, columns * 448), mode="nearest")
+        tiles = canvas[0, 0].view(rows, 448, columns, 448).transpose(1, 2)
+        return tiles.reshape(-1, 448, 448).bool()
+
+    for grid in ((2, 3), (3, 4)):
+        expected = torch.cat((resized(1, 1), resized(*grid)))
+        tiles = mask_tiles(mask.to(backend.device), grid, 448, backend=backend.name)
+        assert torch.equal(tiles.unpack().cpu(), expected), grid
+
+
+def test_floor_tables_are_torchs() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [*rng.integers(1, 4000, (300, 2)).tolist(), (7, 7), (7, 14), (14, 7), (1, 1), (1, 5)]
+    pairs += [(side, 448 * k) for size in PHOTOS for side in size for k in range(1, 9)]
+    for source, size in pairs:
+        line = torch.arange(source, dtype=torch.float32)[None, None]
+        expected = F.interpolate(line, size, mode="nearest")[0, 0].long()
+        found = nearest_table(source, size, "floor", torch.device("cpu"))
+        assert torch.equal(found, expected), (source, size)
 
 
 @pytest.mark.parametrize("size", [(333, 517), (448, 896), (97, 30), (900, 300)], ids=str)
