@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from fastregion.models import auto, load
 
@@ -18,6 +20,19 @@ def test_known_names_load_the_packaged_weights(monkeypatch: pytest.MonkeyPatch) 
     load("fastregion/mini")
     folder = Path(auto.__file__).parent / "mini" / "weights"
     assert asked == [((folder,), {"model_id": "fastregion/mini", "dtype": None})] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_built_in_model_runs_in_other_types(dtype: torch.dtype) -> None:
+    image = np.full((60, 80, 3), 200, np.uint8)
+    image[10:40, 20:60] = (255, 0, 0)
+    captioner = load("mini", dtype=dtype)
+    assert next(captioner.model.parameters()).dtype == dtype
+    assert "red" in captioner.describe(image, (20, 10, 60, 40))
+    score = captioner.score(image, (20, 10, 60, 40), "A red rectangle.")
+    assert score == pytest.approx(
+        load("mini").score(image, (20, 10, 60, 40), "A red rectangle."), abs=0.1
+    )
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ class MiniModel(nn.Module):
         owner = [b for b, count in enumerate(regions_per_prompt) for _ in range(count)]
         names = [config.region_token_ids[k] for count in regions_per_prompt for k in range(count)]
         named = self.decoder.get_input_embeddings()(torch.tensor(names, device=device))
-        named = named + self.geometry_embedding(geometry_features(tiles.geometry))
+        geometry = geometry_features(tiles.geometry).to(named.dtype)
+        named = named + self.geometry_embedding(geometry)
         own = thumbnails[torch.tensor(owner, device=device)]
         blocks = torch.cat(
             [
