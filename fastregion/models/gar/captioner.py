@@ -115,6 +115,12 @@ class GarCaptioner(Captioner):
         for token in (_END, *map(region_name, range(config.prompt_numbers))):
             tokenizer.token_id(token)  # raises where there is none
         super().__init__(config, tokenizer, model_id=model_id)
+        vocabulary = self.model.decoder.config.vocab_size
+        if len(tokenizer) > vocabulary:
+            raise ValueError(
+                f"tokenizer: must have at most the {vocabulary} tokens of config.json "
+                f"(mllm_config.text_config.vocab_size), got {len(tokenizer)}"
+            )
 
     @classmethod
     def without_weights(

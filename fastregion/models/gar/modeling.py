@@ -156,27 +156,39 @@ class GarModel(nn.Module):
             The prompts one behind the other.
 
         Raises:
-            ValueError: a number of placeholders that differs from that of the tokens.
+            ValueError: a number of placeholders that differs from that of the tokens, an id outside
+                the vocabulary, or labels for some prompts only.
         """
         table = self.decoder.get_input_embeddings().weight
         per_tile = self.config.tokens_per_tile
         tile_base = table.shape[0]
         region_base = tile_base + features.shape[0] * per_tile
         block = np.arange(per_tile)
-        rows, labels = [], []
+        rows = []
         for prompt in prompts:
             ids = np.asarray(prompt.input_ids, np.int64)
-            row = ids.copy()
-            image = (
-                tile_base + (np.asarray(prompt.tiles, np.int64)[:, None] * per_tile + block).ravel()
-            )
-            _place(row, ids == self.config.mllm_config.image_token_id, image, "image")
+            row, is_text = ids.copy(), np.ones(len(ids), bool)
+            tiles = np.asarray(prompt.tiles, np.int64)[:, None] * per_tile + block
+            fills = {self.config.mllm_config.image_token_id: ("image", tile_base + tiles.ravel())}
             for token_id, region in prompt.regions.items():
                 replay = region_base + region * per_tile + block
-                _place(row, ids == token_id, replay, f"crop placeholder {token_id}")
+                fills[token_id] = f"crop placeholder {token_id}", replay
+            for token_id, (name, values) in fills.items():
+                places = ids == token_id
+                is_text &= ~places
+                _place(row, places, values, name)
+            strange = ids[is_text & ((ids < 0) | (ids >= tile_base))]
+            if len(strange):  # a row of the features, were it read
+                raise ValueError(
+                    f"prompt: token ids must be 0 to {tile_base - 1} (vocab_size), got {strange[0]}"
+                )
             rows.append(row)
-            if prompt.labels is not None:
-                labels.append(np.asarray(prompt.labels, np.int64))
+        labels = [np.asarray(p.labels, np.int64) for p in prompts if p.labels is not None]
+        if len(labels) not in (0, len(prompts)):
+            raise ValueError(
+                f"prompts: all must have labels or none, got them for {len(labels)} "
+                f"of {len(prompts)}"
+            )
         sources = [table, features.flatten(0, 1), replayed.flatten(0, 1)]
         return pack_prompts(sources, rows, [prompt.start for prompt in prompts], labels)
 

@@ -12,7 +12,10 @@ from captioner_checks import NEW, check_batches, token_ids
 
 from fastregion.language import generate
 from fastregion.models.gar import GarCaptioner
+from fastregion.models.gar.batch import GarBatch
+from fastregion.models.gar.modeling import PromptLayout
 from fastregion.models.request import RegionRequest, VideoRequest
+from fastregion.ops import BitMasks
 from fastregion.regions import Region
 
 SIZE = (50, 70)
@@ -57,6 +60,63 @@ def test_ragged_prompts(captioner: GarCaptioner, image: np.ndarray, regions: lis
     assert three.total_tokens - one.total_tokens > 2 * captioner.config.tokens_per_tile
     answer = captioner.ask(image, regions[:3], "<Prompt2> <Prompt0> <Prompt1>?", **NEW)
     assert isinstance(answer, str)
+
+
+def test_ragged_prompts_equal_one_by_one(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
+) -> None:
+    """Prompts of different length, generated in one batch and each by itself."""
+    one, three = (
+        captioner.process(RegionRequest(image, tuple(regions[:1]), "Name <Prompt0>.")),
+        captioner.process(
+            RegionRequest(image, tuple(regions[:3]), "<Prompt2> <Prompt0> <Prompt1>?", joint=True)
+        ),
+    )
+    looks, replays = len(one.looks), len(one.grids)
+    moved = [
+        replace(
+            prompt,
+            tiles=[looks + row for row in prompt.tiles],
+            regions={token: replays + row for token, row in prompt.regions.items()},
+        )
+        for prompt in three.prompts
+    ]
+    both = replace(
+        one,
+        looks=one.looks + three.looks,
+        masks=BitMasks(torch.cat((one.masks.words, three.masks.words)), one.masks.width),
+        grids=(*one.grids, *((tuple(looks + k for k in rows), g) for rows, g in three.grids)),
+        boxes=torch.cat((one.boxes, three.boxes)),
+        prompts=(*one.prompts, *moved),
+        kept={},
+    )
+    assert len(three.prompts[0].input_ids) > len(one.prompts[0].input_ids) + 30
+
+    def answers(batch: GarBatch) -> list[list[int]]:
+        with torch.inference_mode():
+            prompts = captioner.encode(batch)
+        options = {"eos_token_ids": captioner.eos_token_ids, **NEW}
+        return [found.token_ids for found in generate(captioner.decoder, prompts, **options)]
+
+    assert answers(both) == answers(one) + answers(three)
+
+
+def test_video_objects_seen_in_other_numbers_of_frames(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
+) -> None:
+    """Prompts of different length in one request: together as alone."""
+    frames = [np.roll(image, 5 * k, 1) for k in range(6)]
+    always = [np.roll(regions[1].mask, 5 * k, 1) for k in range(6)]
+    at_times = [None if k % 2 else regions[k].mask for k in range(6)]
+    request = VideoRequest.of(tuple(frames), [always, at_times], None)[0]
+    longer, shorter = (prompt.input_ids for prompt in captioner.process(request).prompts)
+    assert len(longer) == len(shorter) + 3 * captioner.config.tokens_per_tile
+    alone = [
+        list(captioner.describe(frames, masks, return_details=True, **NEW).token_ids)
+        for masks in (always, at_times)
+    ]
+    assert token_ids(captioner, frames, [always, at_times]) == alone
+    assert alone[0] != alone[1]
 
 
 def test_tiles_that_a_region_does_not_touch_are_encoded_once(
@@ -277,3 +337,34 @@ class TestRefusals:
             GarCaptioner(
                 captioner.config.from_dict(values), captioner.tokenizer, captioner.processor
             )
+
+    def test_a_vocabulary_smaller_than_the_tokenizer(self, captioner: GarCaptioner) -> None:
+        values = tiny_gar.config_values()
+        values["mllm_config"]["text_config"]["vocab_size"] -= 1
+        with pytest.raises(ValueError, match=r"tokenizer: must have at most the \d+ tokens of con"):
+            GarCaptioner(
+                captioner.config.from_dict(values), captioner.tokenizer, captioner.processor
+            )
+
+
+class TestPack:
+    IDS = (3, 4, 5)
+
+    def packed(self, captioner: GarCaptioner, *prompts: PromptLayout) -> torch.Tensor:
+        config = captioner.config
+        width = captioner.model.decoder.config.hidden_size
+        tokens = torch.ones(1, config.tokens_per_tile, width)
+        return captioner.model.pack(prompts, tokens, tokens).embeddings
+
+    def test_ids_outside_the_vocabulary(self, captioner: GarCaptioner) -> None:
+        """They would be rows of the features."""
+        vocabulary = captioner.model.decoder.config.vocab_size
+        self.packed(captioner, PromptLayout(input_ids=[vocabulary - 1], tiles=(), regions={}))
+        for bad in (vocabulary, vocabulary + 3, -1):
+            with pytest.raises(ValueError, match=rf"prompt: token ids must be 0 to .*, got {bad}"):
+                self.packed(captioner, PromptLayout(input_ids=[1, bad], tiles=(), regions={}))
+
+    def test_labels_for_some_prompts(self, captioner: GarCaptioner) -> None:
+        plain = PromptLayout(input_ids=self.IDS, tiles=(), regions={})
+        with pytest.raises(ValueError, match="all must have labels or none, got them for 1 of 2"):
+            self.packed(captioner, plain, replace(plain, labels=self.IDS))
