@@ -25,14 +25,16 @@ def describe(
 
     Args:
         image: a path, a PIL image, an array or a tensor; see
-            :func:`fastregion.images.load_image`.
+            :func:`fastregion.images.load_image`. Or a list of them, the frames of a video, for a
+            model that describes videos.
         regions: one region or a list of them: masks, boxes, RLE, :class:`fastregion.Region`, ...;
-            see :func:`fastregion.regions.as_regions`.
+            see :func:`fastregion.regions.as_regions`. In a video: for each frame; see
+            :meth:`fastregion.Captioner.describe`.
         prompt: what to say instead of a detailed description.
         model: a captioner, or a name or folder for :func:`load`. The built-in model stays loaded
             between calls; of another one, load a captioner once and pass that.
         **options: those of :meth:`fastregion.Captioner.describe`, such as ``max_new_tokens``,
-            ``temperature``, ``seed``, ``stream``, ``return_details``.
+            ``temperature``, ``seed``, ``stream``, ``return_details``, ``batch_size``, ``share``.
 
     Returns:
         ``str`` for one region, ``list[str]`` for a list; see :meth:`fastregion.Captioner.describe`.
@@ -40,7 +42,8 @@ def describe(
     Raises:
         FileNotFoundError, TypeError, ValueError: an argument is not as described; the message
             begins with its name.
-        NotImplementedError: a video, or a model that fastregion does not run yet.
+        NotImplementedError: a video for a model of single images, or a model that fastregion does
+            not run yet.
     """
     captioner = model if isinstance(model, Captioner) else _captioner(os.fspath(model))
     return captioner.describe(image, regions, prompt, **options)
