@@ -68,14 +68,24 @@ def stream_answers(
     captioner: Captioner, requests: Sequence[Request], sampling: Sampling
 ) -> Iterator[tuple[int, str]]:
     """Pieces of the answers' texts, each with the index of its answer among those of all."""
+    # What cannot be asked is said now, not with the first piece.
+    batch = captioner.process(requests[0]) if requests else None
+    return _pieces(captioner, requests, batch, sampling)
+
+
+def _pieces(
+    captioner: Captioner, requests: Sequence[Request], batch: Any, sampling: Sampling
+) -> Iterator[tuple[int, str]]:
+    """The batch is that of the first request."""
     generator = sampling.generator(captioner.device)
     first = 0
-    for request in requests:
+    for place, request in enumerate(requests):
         texts = [StrippedText() for _ in request.subjects]
+        prompts = _encode(captioner, request, batch if place == 0 else None)
         pieces = language.stream_text(
             captioner.decoder,
             tokenizer=captioner.tokenizer,
-            **_parts(_encode(captioner, request)),
+            **_parts(prompts),
             eos_token_ids=captioner.eos_token_ids,
             generator=generator,
             **sampling.per_token(),
@@ -113,14 +123,19 @@ def score_texts(
     return [float(value) for value in scores]
 
 
-def _encode(captioner: Captioner, request: Request) -> PackedPrompts | SharedPrompts:
-    """Prompts in evaluation mode, without autograd; a model in training goes back to it."""
+def _encode(
+    captioner: Captioner, request: Request, batch: Any = None
+) -> PackedPrompts | SharedPrompts:
+    """Prompts in evaluation mode, without autograd; a model in training goes back to it.
+
+    The batch is the request's, where that has been processed.
+    """
     training = [module for module in captioner.model.modules() if module.training]
     for module in training:
         module.training = False
     try:
         with torch.inference_mode():
-            return captioner.encode(captioner.process(request))
+            return captioner.encode(captioner.process(request) if batch is None else batch)
     finally:
         for module in training:
             module.training = True

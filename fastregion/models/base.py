@@ -122,6 +122,10 @@ class Captioner(ABC):
         """Frames of a video that are looked at; 0 where the model describes single images only."""
         return 0
 
+    def frames_looked_at(self, num_frames: int) -> Sequence[int]:
+        """Which frames of a video are read; all where that depends on the objects in them."""
+        return range(num_frames)
+
     @abstractmethod
     def process(self, request: Any) -> Any:
         """Turn a request into what ``encode`` takes, with its tensors on ``self.device``.
@@ -210,8 +214,8 @@ class Captioner(ABC):
         Raises:
             FileNotFoundError, TypeError, ValueError: an argument is not as described; the message
                 begins with its name. Nothing has been computed then.
-            NotImplementedError: ``image`` is a video and the model describes single images only, or
-                is the path of one.
+            NotImplementedError: ``image`` is a video file, or frames for a model that describes
+                single images only; ``share`` where the model cannot.
         """
         sampling = Sampling(
             max_new_tokens=max_new_tokens,
@@ -455,19 +459,18 @@ class Captioner(ABC):
     ) -> tuple[VideoRequest, bool]:
         """The request, and whether it is about one object."""
         self._check_reads_video()
-        images = tuple(load_image(frame) for frame in frames)
-        size = images[0].shape[:2] if images else (0, 0)
-        if (
-            images
-            and is_one_region(regions, size)
-            and not (isinstance(regions, (list, tuple)) and not regions)
-        ):
-            if self.propagate is None:
-                raise NotImplementedError(
-                    "regions: got one region of a video; pass a list with a region for each frame, "
-                    "or set propagate of the captioner to a function that finds the region of the "
-                    "first frame in the others"
-                )
-            (first,) = as_regions(regions, size)
-            regions = list(self.propagate(images, first))
-        return VideoRequest.of(images, regions, prompt)
+        if frames:
+            frames = [load_image(frames[0]), *frames[1:]]
+            size = frames[0].shape[:2]
+            empty = isinstance(regions, (list, tuple)) and not regions
+            if is_one_region(regions, size) and not empty:
+                if self.propagate is None:
+                    raise NotImplementedError(
+                        "regions: got one region of a video; pass a list with a region for each "
+                        "frame, or set propagate of the captioner to a function that finds the "
+                        "region of the first frame in the others"
+                    )
+                frames = [load_image(frame) for frame in frames]
+                (first,) = as_regions(regions, size)
+                regions = list(self.propagate(frames, first))
+        return VideoRequest.of(frames, regions, prompt, self.frames_looked_at(len(frames)))

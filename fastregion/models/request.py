@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from fastregion import language
-from fastregion.images import RgbImage
+from fastregion.images import ImageSource, RgbImage, load_image
 from fastregion.language import EarlyStopping
 from fastregion.regions import Region, as_regions
+from fastregion.regions.coercion import EmptyRegionError
 
 __all__ = [
     "ImagesRequest",
@@ -124,14 +125,13 @@ class VideoRequest:
                 )
         if not self.objects:
             raise ValueError("regions: expected at least one object, got none")
-        for regions in self.objects:
-            if len(regions) != len(self.frames):
-                raise ValueError(
-                    f"regions: expected one for each of {len(self.frames)} frames, "
-                    f"got {len(regions)}"
-                )
+        for index, regions in enumerate(self.objects):
+            _check_per_frame(regions, len(self.frames))
             if all(region is None for region in regions):
-                raise ValueError("regions: an object must be in at least one frame, got no pixel")
+                raise ValueError(
+                    f"regions: object {index} must be in at least one frame that is looked at, "
+                    f"got no pixel in {len(self.frames)}"
+                )
             for region in regions:
                 if region is not None and region.size != size[:2]:
                     raise ValueError(
@@ -142,37 +142,67 @@ class VideoRequest:
 
     @classmethod
     def of(
-        cls, frames: tuple[RgbImage, ...], regions: Any, instruction: str | None
+        cls,
+        frames: Sequence[ImageSource],
+        regions: Any,
+        instruction: str | None,
+        chosen: Sequence[int] | None = None,
     ) -> tuple[VideoRequest, bool]:
-        """Read what a caller gives as regions; also, whether that is one object.
+        """Read what a caller gives as frames and regions; also, whether that is one object.
 
         Args:
-            frames: as the field.
-            regions: of one object, a list (or an array of masks) with a region for each frame: what
-                ``as_regions`` takes, None, or a mask without a pixel; or a list of such lists.
+            frames: what ``load_image`` takes.
+            regions: of one object, a list (or an array of masks or boxes) with a region for each
+                frame: what ``as_regions`` takes, None, or a mask without a pixel; or a list of such
+                lists.
             instruction: as the field.
+            chosen: the frames of the request; only these, and regions in them, are read. None: all.
 
         Raises:
-            TypeError, ValueError: as for ``as_regions`` and the class.
+            FileNotFoundError, TypeError, ValueError: as for ``load_image``, ``as_regions`` and the
+                class.
         """
         if not frames:
             raise ValueError("image: expected at least one frame, got none")
-        size = frames[0].shape[:2]
-        if not isinstance(regions, (list, tuple)) and not hasattr(regions, "shape"):
+        chosen = range(len(frames)) if chosen is None else chosen
+        images = tuple(load_image(frames[k]) for k in chosen)
+        size = images[0].shape[:2]
+        shape = getattr(regions, "shape", None)
+        if not isinstance(regions, (list, tuple)) and not shape:
             raise TypeError(
                 "regions: of a video, expected a list with a region for each frame, "
                 f"got {type(regions).__name__}"
+            )
+        if shape is not None and len(shape) == 2 and shape[1] not in (2, 4):  # not rows of a mask
+            raise ValueError(
+                f"regions: of a video, expected masks [{len(frames)}, {size[0]}, {size[1]}] or "
+                f"boxes [{len(frames)}, 4], got shape {tuple(shape)}"
             )
         given = list(regions)
         one = all(
             region is None or is_one_region(region, size) or _is_some_mask(region)
             for region in given
         )
-        objects = tuple(
-            tuple(_region_or_none(region, size) for region in regions_of_one)
-            for regions_of_one in ([given] if one else given)
+        by_object = [given] if one else given
+        for index, of_one in enumerate(by_object):
+            if not isinstance(of_one, (list, tuple)) and not getattr(of_one, "shape", None):
+                raise TypeError(
+                    "regions: of a video, expected a region for each frame or a list of such "
+                    f"lists, got {type(of_one).__name__} at {index}"
+                )
+        objects = []
+        for of_one in by_object:
+            _check_per_frame(of_one, len(frames))
+            objects.append(tuple(_region_or_none(of_one[k], size) for k in chosen))
+        return cls(images, tuple(objects), instruction), one
+
+    def select(self, chosen: Sequence[int]) -> VideoRequest:
+        """The same request about some of its frames."""
+        return replace(
+            self,
+            frames=tuple(self.frames[k] for k in chosen),
+            objects=tuple(tuple(regions[k] for k in chosen) for regions in self.objects),
         )
-        return cls(frames, objects, instruction), one
 
     @property
     def subjects(self) -> list[tuple[RgbImage, Region]]:
@@ -324,10 +354,18 @@ def _is_some_mask(region: Any) -> bool:
     return len(shape) == 2 and shape[-1] not in (2, 4)
 
 
+def _check_per_frame(regions: Sequence[Any], num_frames: int) -> None:
+    if len(regions) != num_frames:
+        raise ValueError(
+            f"regions: expected one for each of {num_frames} frames, got {len(regions)}"
+        )
+
+
 def _region_or_none(region: Any, size: tuple[int, int]) -> Region | None:
-    """A region of one frame; None if it is None or a mask without a pixel."""
+    """A region of one frame; None if it is None or without a pixel."""
     if region is None:
         return None
-    if len(getattr(region, "shape", ())) >= 2 and not region.any():
+    try:
+        return as_regions([region], size)[0]
+    except EmptyRegionError:
         return None
-    return as_regions([region], size)[0]

@@ -46,6 +46,10 @@ ACCEPTED = (
 _SAM_KEYS = {"predicted_iou", "stability_score", "crop_box", "point_coords"}
 
 
+class EmptyRegionError(ValueError):
+    """A mask, or what became one, without a pixel."""
+
+
 def as_regions(thing: Any, size: Size) -> list[Region]:
     """Return the regions that ``thing`` stands for, bound to an image and not empty.
 
@@ -189,7 +193,7 @@ def _gather(
 
 def _not_empty(region: Region) -> Region:
     if region.area == 0:
-        raise ValueError("mask: is empty (no pixel is inside), expected at least one pixel")
+        raise EmptyRegionError("mask: is empty (no pixel is inside), expected at least one pixel")
     return region
 
 

@@ -165,6 +165,12 @@ class GarCaptioner(Captioner):
         """As many as there are reserved tokens for, in training."""
         return _FRAMES
 
+    def frames_looked_at(self, num_frames: int) -> Sequence[int]:
+        """Evenly spread ones."""
+        count = min(num_frames, self.max_frames)
+        chosen: list[int] = np.linspace(0, num_frames - 1, count).round().astype(int).tolist()
+        return chosen
+
     def texts(self) -> dict[str, str]:
         """Processor and chat template."""
         return {
@@ -236,24 +242,22 @@ class GarCaptioner(Captioner):
 
     def _process_video(self, request: VideoRequest) -> GarBatch:
         """One tile a frame; every frame has placeholders of its own for the object in it."""
-        count = min(len(request.frames), self.max_frames)
-        chosen = np.linspace(0, len(request.frames) - 1, count).round().astype(int).tolist()
+        request = request.select(self.frames_looked_at(len(request.frames)))
         size = self.processor.tile_size
-        tiles = torch.cat([cut_tiles(request.frames[k], size, None) for k in chosen])
+        tiles = torch.cat([cut_tiles(frame, size, None) for frame in request.frames])
         batch = self._assembly(tiles, None)
         name = min(CAPTION_REGION, self.config.prompt_numbers - 1)
         said = (request.instruction or DEFAULT_VIDEO_INSTRUCTION).replace(
             region_name(0), region_name(name)
         )
-        for index, regions in enumerate(request.objects):
-            seen = {f: region for f, k in enumerate(chosen) if (region := regions[k]) is not None}
-            if not seen:
-                raise ValueError(
-                    f"regions: object {index} is in none of the {count} frames that are looked at"
-                )
-            batch.look([regions[k] for k in chosen], None)
-            text = region_text(name, "".join(self._block(frame) for frame in seen), said)
-            boxes = {frame: region_box(region) for frame, region in seen.items()}
+        for regions in request.objects:
+            batch.look(regions, None)
+            boxes = {
+                frame: region_box(region)
+                for frame, region in enumerate(regions)
+                if region is not None
+            }
+            text = region_text(name, "".join(map(self._block, boxes)), said)
             batch.add(self.input_ids(text, batch), boxes)
         return batch.finish({})
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_gar
 import torch
 from captioner_checks import NEW, check_batches, token_ids
+
+from PIL import Image
 
 from fastregion.language import generate
 from fastregion.models.gar import GarCaptioner
@@ -265,6 +268,42 @@ def test_video(captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
     assert all(grid == (1, 1) for _, grid in batch.grids)
 
 
+def test_only_frames_and_masks_that_are_looked_at_are_read(
+    captioner: GarCaptioner, image: np.ndarray, tmp_path: Path
+) -> None:
+    """The files of the others do not even exist."""
+    looked_at = set(captioner.frames_looked_at(20))
+    assert len(looked_at) == 16
+    assert {0, 19} <= looked_at
+    frames, masks = [], []
+    for k in range(20):
+        frames.append(tmp_path / f"frame_{k}.png")
+        masks.append(tmp_path / f"mask_{k}.png")
+        if k in looked_at:
+            Image.fromarray(image).save(frames[k])
+            Image.fromarray(np.full(SIZE, 255 * (k != 19), np.uint8)).save(masks[k])
+    found = captioner.describe(frames, masks, return_details=True, **NEW)
+    assert found.region.area == SIZE[0] * SIZE[1]  # the black mask of the last frame is none
+
+
+@pytest.mark.parametrize("kind", ["array", "picture", "path", "rle"])
+def test_empty_masks_of_a_video(
+    captioner: GarCaptioner, image: np.ndarray, tmp_path: Path, kind: str
+) -> None:
+    """In every form they say that the object is not to be seen."""
+    array = np.zeros(SIZE, np.uint8)
+    file = tmp_path / "empty.png"
+    Image.fromarray(array).save(file)
+    rle = {"size": list(SIZE), "counts": [SIZE[0] * SIZE[1]]}
+    empty = {"array": array, "picture": Image.fromarray(array), "path": file, "rle": rle}[kind]
+    full = np.ones(SIZE, bool)
+    request, one = VideoRequest.of([image, image], [empty, full], None)
+    assert one
+    assert request.objects[0][0] is None
+    with pytest.raises(ValueError, match="regions: object 1 must be in at least one frame"):
+        captioner.describe([image, image], [[empty, full], [empty, None]])
+
+
 def test_scores_and_streams(
     captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
 ) -> None:
@@ -306,6 +345,8 @@ class TestRefusals:
     ) -> None:
         with pytest.raises(ValueError, match="prompt: must not contain the placeholder"):
             captioner.describe(image, regions[0], f"What is {token}?")
+        with pytest.raises(ValueError, match="prompt: must not contain the placeholder"):
+            captioner.describe(image, regions[0], f"What is {token}?", stream=True)  # at the call
 
     def test_videos(self, captioner: GarCaptioner, image: np.ndarray) -> None:
         mask = np.ones(SIZE, bool)
@@ -321,10 +362,28 @@ class TestRefusals:
             captioner.describe([image], [mask], share="prompts")
         with pytest.raises(TypeError, match="a list with a region for each frame"):
             captioner.describe([image], 3)
+        with pytest.raises(TypeError, match=r"or a list of such lists, got int at 1"):
+            captioner.describe([image, image], [mask, 3])
+        for single in ((0, 0, 5, 5), mask, Region.from_mask(mask)):
+            with pytest.raises(NotImplementedError, match="regions: got one region of a video"):
+                captioner.describe([image, image], single)
+        with pytest.raises(ValueError, match=r"expected masks \[2, 50, 70\] or .*got shape \(9, 8"):
+            captioner.describe([image, image], np.ones((9, 8), bool))
         with pytest.raises(NotImplementedError, match="video files are not read yet"):
             captioner.describe("clip.mp4", [mask])
         with pytest.raises(NotImplementedError, match="expected a single image"):
             captioner.ask([image], mask, "What is <Prompt0>?")
+
+    def test_an_object_in_none_of_the_frames(
+        self, captioner: GarCaptioner, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Said with its own number before anything is computed, also where batches are small."""
+        monkeypatch.setattr(captioner, "process", None)
+        mask = np.ones(SIZE, bool)
+        seen: list[object] = [mask] * 20
+        unseen = [None if k in captioner.frames_looked_at(20) else mask for k in range(20)]
+        with pytest.raises(ValueError, match=r"object 1 must be in .*, got no pixel in 16"):
+            captioner.describe([image] * 20, [seen, unseen], batch_size=1)
 
     def test_share(self, captioner: GarCaptioner, image: np.ndarray) -> None:
         with pytest.raises(ValueError, match="share: must be None or 'prompts', got 'all'"):
