@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -114,3 +115,9 @@ print([str(w.message) for w in caught])
 def test_importing_the_package_does_not_import_operators() -> None:
     script = "import sys, fastregion; sys.exit('fastregion.ops' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_the_readme_shows_the_registry() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for operator in OPERATORS.values():
+        assert f"| `{operator.name}` | {operator.contract} |" in readme
