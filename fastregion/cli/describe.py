@@ -180,13 +180,27 @@ def _sampling(max_new_tokens: int, temperature: float, seed: int | None) -> dict
 
 
 def _print_stream(captioner: Captioner, request: RegionRequest, options: dict[str, Any]) -> None:
-    for index, region in enumerate(request.regions):
-        typer.echo(_number(index, len(request.regions)), nl=False)
-        for piece in captioner.describe(
-            request.image, region, request.instruction, stream=True, **options
-        ):
-            typer.echo(piece, nl=False)
-        typer.echo()
+    # One call, in which tiles that no region touches are encoded once; one region at a time, so
+    # that texts do not take turns.
+    regions = list(request.regions)
+    pieces = captioner.describe(
+        request.image, regions, request.instruction, stream=True, batch_size=1, **options
+    )
+    shown = -1  # a text may have no piece
+    for index, piece in pieces:
+        shown = _begin(shown, index, len(regions))
+        typer.echo(piece, nl=False)
+    _begin(shown, len(regions) - 1, len(regions))
+    typer.echo()
+
+
+def _begin(shown: int, index: int, count: int) -> int:
+    """Lines up to that of a region begun; the number of the newest."""
+    for number in range(shown + 1, index + 1):
+        if number:
+            typer.echo()
+        typer.echo(_number(number, count), nl=False)
+    return max(shown, index)
 
 
 def _number(index: int, count: int) -> str:

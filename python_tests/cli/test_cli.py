@@ -43,7 +43,12 @@ class Canned(Captioner):
     def describe(self, image: Any, regions: Any, prompt: Any = None, **options: Any) -> Any:
         self.asked.append({"prompt": prompt, **options})
         if options.get("stream"):
-            return iter(["a region of ", f"{regions.area} pixels"])
+            return iter(
+                piece
+                for index, region in enumerate(regions)
+                if region.area != 12  # a text without a word
+                for piece in ((index, "a region of "), (index, f"{region.area} pixels"))
+            )
         return [
             Description(
                 text=f"a region of {region.area} pixels",
@@ -192,6 +197,14 @@ class TestDescribe:
     def test_stream(self, canned: Canned, run: Callable[..., Result], photo: Path) -> None:
         result = run("describe", photo, "--box", "1,2,5,8", "--box", "0,0,1,1", "--stream")
         assert result.out == "1: a region of 24 pixels\n2: a region of 1 pixels\n"
+        assert len(canned.asked) == 1  # one call: what regions have in common is computed once
+        assert canned.asked[0]["batch_size"] == 1
+        boxes = [("--box", box) for box in ("0,0,3,4", "0,0,1,1", "0,0,3,4")]
+        result = run("describe", photo, *(word for pair in boxes for word in pair), "--stream")
+        assert result.out == "1: \n2: a region of 1 pixels\n3: \n"
+        assert run("describe", photo, "--box", "1,2,5,8", "--stream").out == (
+            "a region of 24 pixels\n"
+        )
 
 
 class TestAsk:
