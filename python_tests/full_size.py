@@ -45,9 +45,13 @@ with torch.inference_mode():
     prompts = timed("vision", lambda: captioner.encode(captioner.process(request)))
     timed("prefill", lambda: answer(1))
     tokens = timed("prefill and 8 tokens", lambda: answer(9))
+steps["decode 8 tokens"] = steps.pop("prefill and 8 tokens") - steps["prefill"]
+found = timed("describe", lambda: captioner.describe(
+    image, request.regions[0], max_new_tokens=8, return_details=True))
+assert isinstance(found.text, str) and len(found.token_ids) <= 8
 print(json.dumps({
     "before": before, "loaded": loaded, "peak": peak(), "load_seconds": load_seconds,
-    "steps": steps, "tokens": tokens, "prompt_tokens": prompts.total_tokens,
+    "steps": steps, "tokens": tokens, "text": found.text, "prompt_tokens": prompts.total_tokens,
     "dtype": str(prompts.embeddings.dtype),
 }))
 """
@@ -68,4 +72,5 @@ def describe_photograph(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert found["dtype"] == "torch.bfloat16"
     assert len(found["tokens"]) == 9
+    assert isinstance(found["text"], str)
     return found

@@ -116,7 +116,9 @@ def _published_tiles(captioner: GarCaptioner, batch: GarBatch) -> list[Tensor]:
     return found
 
 
-def _published_answers(captioner: GarCaptioner, batch: GarBatch) -> list[list[int]]:
+def _published_answers(
+    captioner: GarCaptioner, batch: GarBatch, new_tokens: int
+) -> list[list[int]]:
     """Tokens of each region's answer, one region after the other."""
     model, config = captioner.model, captioner.config
     decoder: Any = model.decoder
@@ -129,7 +131,7 @@ def _published_answers(captioner: GarCaptioner, batch: GarBatch) -> list[list[in
         embeddings[ids == config.mllm_config.image_token_id] = features.flatten(0, 1)
         replayed = model.replay(features[1:], batch.grids[k][1], batch.boxes[k : k + 1])
         embeddings[ids == next(iter(prompt.regions))] = replayed[0]
-        answers.append(published_answer(decoder, embeddings, _NEW_TOKENS))
+        answers.append(published_answer(decoder, embeddings, new_tokens))
     return answers
 
 
@@ -163,7 +165,7 @@ def _make_vision(max_num_tiles: int, device: torch.device) -> Ways:
     )
 
 
-def _make_answers(num_regions: int, share: bool, device: torch.device) -> Ways:
+def _make_answers(num_regions: int, share: bool, new_tokens: int, device: torch.device) -> Ways:
     captioner = _captioner(4)
     whole = _request(4)
     regions = list(whole.regions[:num_regions])
@@ -173,7 +175,7 @@ def _make_answers(num_regions: int, share: bool, device: torch.device) -> Ways:
         found = captioner.describe(
             whole.image,
             regions,
-            max_new_tokens=_NEW_TOKENS,
+            max_new_tokens=new_tokens,
             return_details=True,
             share="prompts" if share else None,
         )
@@ -181,7 +183,7 @@ def _make_answers(num_regions: int, share: bool, device: torch.device) -> Ways:
 
     @torch.inference_mode()
     def published() -> list[list[int]]:
-        return _published_answers(captioner, batch)
+        return _published_answers(captioner, batch, new_tokens)
 
     return Ways(
         ours=ours,
@@ -206,12 +208,18 @@ CASES = (
     *(
         Case(
             operator="GAR describe",
-            shape=f"{count} region{'s' * (count > 1)}, 2 x 2 tiles, {_NEW_TOKENS} tokens"
+            shape=f"{count} region{'s' * (count > 1)}, 2 x 2 tiles, "
+            + ("first token" if new_tokens == 1 else f"{new_tokens} tokens")
             + (", shared prompts" if share else ""),
             dtype="float32",
-            make=partial(_make_answers, count, share),
+            make=partial(_make_answers, count, share, new_tokens),
             devices=("cpu",),
         )
-        for count, share in ((1, False), (8, False), (8, True))
+        for count, share, new_tokens in (
+            (1, False, 1),
+            (1, False, _NEW_TOKENS),
+            (8, False, _NEW_TOKENS),
+            (8, True, _NEW_TOKENS),
+        )
     ),
 )
