@@ -46,8 +46,8 @@ def golden_cases(system: str, kind: str) -> pytest.MarkDecorator:
         about = json.loads(file.read_text(encoding="utf-8"))
         if (about.get("system"), about.get("kind")) == (system, kind):
             found.append(GoldenCase(file.parent))
-    # Without data one test remains, which conftest.py skips with the reason.
     params = [pytest.param(case, marks=pytest.mark.golden, id=str(case)) for case in found]
-    return pytest.mark.parametrize(
-        "case", params or [pytest.param(None, marks=pytest.mark.golden, id="none")]
-    )
+    # Without data one test remains, which conftest.py skips with its reason, or this mark.
+    missing = pytest.mark.skip(reason=f"{VARIABLE} has no case of {system} of the kind {kind!r}")
+    none = pytest.param(None, marks=[pytest.mark.golden, missing], id="none")
+    return pytest.mark.parametrize("case", params or [none])
