@@ -79,9 +79,10 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
             if not any(Path(folder).rglob("*.safetensors")):
                 folder = snapshot_download(text, allow_patterns=[*_HUB_FILES, _PICKLED_FILES])
         except OSError as error:  # what the library raises for missing networks, files and rights
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise FileNotFoundError(
-                f"model: {text!r} cannot be downloaded ({type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0]}); a folder with its files will do too"
+                f"model: {text!r} cannot be downloaded ({type(error).__name__}: {reason}); "
+                "a folder with its files will do too"
             ) from error
         return _load_folder(Path(folder), model_id=text, dtype=dtype)
     for word in re.split(r"[^a-z0-9]+", text.lower()):

@@ -460,8 +460,8 @@ class Captioner(ABC):
         """The request, and whether it is about one object."""
         self._check_reads_video()
         if frames:
-            frames = [load_image(frames[0]), *frames[1:]]
-            size = frames[0].shape[:2]
+            start = load_image(frames[0])
+            frames, size = [start, *frames[1:]], start.shape[:2]
             empty = isinstance(regions, (list, tuple)) and not regions
             if is_one_region(regions, size) and not empty:
                 if self.propagate is None:
@@ -470,7 +470,7 @@ class Captioner(ABC):
                         "frame, or set propagate of the captioner to a function that finds the "
                         "region of the first frame in the others"
                     )
-                frames = [load_image(frame) for frame in frames]
+                images = [load_image(frame) for frame in frames]
                 (first,) = as_regions(regions, size)
-                regions = list(self.propagate(frames, first))
+                frames, regions = images, list(self.propagate(images, first))
         return VideoRequest.of(frames, regions, prompt, self.frames_looked_at(len(frames)))

@@ -34,9 +34,13 @@ def init_meta_parameters(
         values: values of vectors by the beginning of their name in their module.
     """
     generator = torch.Generator().manual_seed(seed)
+    made: dict[nn.Parameter, nn.Parameter] = {}  # a parameter of two modules stays that of both
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.is_meta:
+                continue
+            if parameter in made:
+                module.register_parameter(name, made[parameter])
                 continue
             value = torch.empty(parameter.shape, dtype=parameter.dtype)
             if parameter.dim() > 1:
@@ -44,7 +48,8 @@ def init_meta_parameters(
             else:
                 named = (v for start, v in (values or {}).items() if name.startswith(start))
                 value.fill_(next(named, float(name == "weight")))
-            module.register_parameter(name, nn.Parameter(value))
+            made[parameter] = nn.Parameter(value)
+            module.register_parameter(name, made[parameter])
 
 
 def pack_prompts(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastregion import ops
 from fastregion.models.gar.modeling import PromptLayout
-from fastregion.models.gar.processing import cut_masks, region_ids
+from fastregion.models.gar.processing import cut_masks
 from fastregion.regions import Region
 
 __all__ = ["Assembly", "GarBatch", "Look"]
@@ -67,7 +67,6 @@ class Assembly:
     Args:
         tiles: uint8 ``[T, 3, s, s]``.
         grid: (columns, rows) of the tiles of a picture; None for the frames of a video.
-        outside: number of "no region" in id pictures.
         crop_ids: placeholders of regions or frames, by their number.
     """
 
@@ -75,11 +74,9 @@ class Assembly:
         self,
         tiles: Tensor,
         grid: tuple[int, int] | None,
-        outside: int,
         crop_ids: Sequence[int],
     ) -> None:
-        self._tiles, self._grid = tiles, grid
-        self._outside, self._crop_ids = outside, crop_ids
+        self._tiles, self._grid, self._crop_ids = tiles, grid, crop_ids
         self._looks: dict[Look, int] = {}
         self._words: list[Tensor] = []
         self._rows: list[int] = []  # of the looks of the newest prompts
@@ -93,18 +90,16 @@ class Assembly:
         count = len(self._tiles)
         return (count, 1) if self._grid is None else (1, count)
 
-    def look(self, regions: Sequence[Region | None], names: Sequence[int] | None) -> None:
-        """Mark regions: all of them in the picture, or (names None) one in each frame."""
-        size = self._tiles.shape[-1]
-        masks = [None if region is None else region.mask for region in regions]
-        given = [mask for mask in masks if mask is not None]
-        if names is None:
-            nothing = np.zeros_like(given[0])
-            frames = np.stack([nothing if mask is None else mask for mask in masks])
-            words = cut_masks(frames, size, None).words[:, 0]
+    def look(self, regions: Sequence[Region | None]) -> None:
+        """Mark regions: all of them in the picture, or one in each frame of a video."""
+        given = [region.pixels() for region in regions if region is not None]
+        if self._grid is None:
+            nothing = np.zeros_like(given[0][0])
+            bits = np.stack([nothing if r is None else r.pixels()[0] for r in regions])
         else:
-            union = region_ids(given, names, self._outside) != self._outside
-            words = cut_masks(union[None], size, self._grid).words[0]
+            bits = np.bitwise_or.reduce([bits for bits, _ in given])[None]
+        masks = ops.BitMasks(torch.from_numpy(bits.view(np.int64)), given[0][1])
+        words = cut_masks(masks, self._tiles.shape[-1], self._grid).words.flatten(0, 1)
         self._rows = []
         for tile, mask in enumerate(words):
             look = Look(tile=tile, mask=mask.numpy().tobytes() if mask.any() else b"")

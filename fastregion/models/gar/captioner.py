@@ -96,7 +96,7 @@ class GarCaptioner(Captioner):
     ) -> None:
         self.processor = processor
         self.template = template or ChatTemplate(CHAT_TEMPLATE)
-        self.boxes: Boxes = "per-region"
+        self.boxes = "per-region"
         self._dtype = dtype
         if config.vision.image_size != (processor.tile_size,) * 2:
             raise ValueError(
@@ -121,6 +121,17 @@ class GarCaptioner(Captioner):
                 f"tokenizer: must have at most the {vocabulary} tokens of config.json "
                 f"(mllm_config.text_config.vocab_size), got {len(tokenizer)}"
             )
+
+    @property
+    def boxes(self) -> Boxes:
+        """See the class."""
+        return self._boxes
+
+    @boxes.setter
+    def boxes(self, value: Boxes) -> None:
+        if value not in ("per-region", "released"):
+            raise ValueError(f"boxes: must be 'per-region' or 'released', got {value!r}")
+        self._boxes = value
 
     @classmethod
     def without_weights(
@@ -208,7 +219,7 @@ class GarCaptioner(Captioner):
             names = list(range(len(group)))
             if not request.joint and not request.share:
                 names = [min(CAPTION_REGION, most - 1)]
-            batch.look(group, names)
+            batch.look(group)
             if request.joint:
                 text = self._question(names, instruction)
                 boxes = [region_box(region) for region in group]
@@ -251,7 +262,7 @@ class GarCaptioner(Captioner):
             region_name(0), region_name(name)
         )
         for regions in request.objects:
-            batch.look(regions, None)
+            batch.look(regions)
             boxes = {
                 frame: region_box(region)
                 for frame, region in enumerate(regions)
@@ -281,7 +292,7 @@ class GarCaptioner(Captioner):
             self.tokenizer.token_id(crop_token(k))
             for k in range(max(self.config.prompt_numbers, self.max_frames))
         ]
-        return Assembly(tiles, grid, self.config.prompt_numbers, crop_ids)
+        return Assembly(tiles, grid, crop_ids)
 
     def input_ids(self, text: str, batch: Assembly) -> list[int]:
         """Ids of a user's turn behind the images of a batch, every image token in its place.
@@ -321,7 +332,7 @@ class GarCaptioner(Captioner):
         kept.update({look: found[look] for look in batch.looks if not look.mask})
         boxes = batch.boxes.to(device)
         replayed = [
-            self.model.replay(features[list(rows)], grid, boxes[k : k + 1])
+            self.model.replay(_rows(features, rows), grid, boxes[k : k + 1])
             for k, (rows, grid) in enumerate(batch.grids)
         ]
         tokens = features, torch.cat(replayed)
@@ -334,3 +345,11 @@ class GarCaptioner(Captioner):
         """Continue each prompt with an answer and the end of the turn."""
         ids = [[*self.tokenizer.encode(text), *self.eos_token_ids] for text in texts]
         return append_tokens(prompts, ids, self.model.decoder.get_input_embeddings())
+
+
+def _rows(features: Tensor, rows: Sequence[int]) -> Tensor:
+    """Rows of a tensor, without a copy where they follow one another."""
+    first, count = rows[0], len(rows)
+    if list(rows) == list(range(first, first + count)):
+        return features[first : first + count]
+    return features[list(rows)]

@@ -241,7 +241,7 @@ def _vision(values: Mapping[str, Any]) -> PerceptionEncoderConfig:
         raise wrong(where[:-1], "an object", values)
     check_keys(where, values, _VISION_KEYS)
     name = required(where, values, "architecture")
-    if name not in _ARCHITECTURES:
+    if not isinstance(name, str) or name not in _ARCHITECTURES:
         raise wrong(where + "architecture", f"one of {', '.join(_ARCHITECTURES)}", name)
     given = required(where, values, "model_args")
     if not isinstance(given, Mapping):
@@ -257,9 +257,10 @@ def _vision(values: Mapping[str, Any]) -> PerceptionEncoderConfig:
         raise wrong(where + "global_pool", "an empty string", args["global_pool"])
     for key in ("embed_dim", "depth", "num_heads", "patch_size"):
         check_int(where + key, args[key], 1)
-    scale = required(where, args, "init_values")
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise wrong(where + "init_values", "a number", scale)
+    for key in ("init_values", "mlp_ratio"):
+        number = required(where, args, key)
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise wrong(where + key, "a number", number)
     width = args["embed_dim"]
     if values.get("num_features") not in (None, width):
         raise wrong("mllm_config.vision_config.num_features", f"{width}", values["num_features"])
@@ -279,7 +280,7 @@ def _vision(values: Mapping[str, Any]) -> PerceptionEncoderConfig:
             reference_grid=grid,
             class_token=large,
             grid_offset=int(large),
-            layer_scale=float(scale),
+            layer_scale=float(args["init_values"]),
         )
     except ValueError as error:
         raise ValueError(f"config.json: {where[:-1]}: {error}") from error

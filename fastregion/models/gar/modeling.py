@@ -95,11 +95,13 @@ class GarModel(nn.Module):
     def init_weights(self, seed: int = 0) -> GarModel:
         """Give every parameter that lies on ``meta`` memory and random values; returns self.
 
-        Matrices are normal with a deviation of 0.02; the mask convolution is zero, as before
-        training; norms and LayerScale have their usual first values.
+        Those that have been loaded stay. Matrices are normal with a deviation of 0.02; the mask
+        convolution is zero, as before training; norms and LayerScale have their usual first values.
         """
+        untrained = self.mask_patch_embedding.weight.is_meta
         init_meta_parameters(self, seed, {"gamma": self.config.vision.layer_scale})
-        nn.init.zeros_(self.mask_patch_embedding.weight)
+        if untrained:
+            nn.init.zeros_(self.mask_patch_embedding.weight)
         self.decoder.tie_weights()
         return self
 
@@ -114,11 +116,12 @@ class GarModel(nn.Module):
             ``[T, P, D]`` with P tokens a tile, row-major.
         """
         tower = self.vision_tower
-        patches = tower.patch_embed(pixel_values.to(tower.pos_embed.dtype))
-        if masks is not None:
-            patches = ops.mask_patch_embed(
-                masks, self.mask_patch_embedding.weight, add_to=patches.contiguous()
-            )
+        patches = tower.patch_embed(pixel_values.to(tower.pos_embed.dtype)).contiguous()
+        if masks is not None and torch.is_grad_enabled():
+            weight = self.mask_patch_embedding.weight
+            patches = ops.mask_patch_embed(masks, weight, add_to=patches)
+        elif masks is not None:
+            ops.mask_patch_embed_(patches, masks, self.mask_patch_embedding.weight)
         tokens: Tensor = self.projector(tower.patch_tokens(tower.encode(patches)))
         return tokens
 

@@ -88,7 +88,8 @@ class ProcessorConfig:
             if values.get(key) not in (None, value):
                 raise ValueError(f"model: {file!r}: {key} must be {value!r}, got {values[key]!r}")
         factor = values.get("rescale_factor")
-        if factor is not None and not math.isclose(factor, 1 / 255, rel_tol=1e-6):
+        is_number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+        if factor is not None and not (is_number and math.isclose(factor, 1 / 255, rel_tol=1e-6)):
             raise ValueError(f"model: {file!r}: rescale_factor must be 1/255, got {factor!r}")
         try:
             return cls(tile_size=values["tile_size"], max_num_tiles=values["max_num_tiles"])
@@ -185,13 +186,12 @@ def cut_tiles(image: RgbImage, tile_size: int, grid: tuple[int, int] | None) -> 
 
 
 def cut_masks(
-    masks: npt.NDArray[np.bool_], tile_size: int, grid: tuple[int, int] | None
+    masks: npt.NDArray[np.bool_] | ops.BitMasks, tile_size: int, grid: tuple[int, int] | None
 ) -> ops.BitMasks:
     """Tiles ``[M, T, s, s]`` of masks ``[M, H, W]``, as :func:`cut_tiles` cuts their picture."""
     columns, rows = grid or (1, 1)
-    return ops.mask_tiles(
-        torch.from_numpy(masks), (rows, columns), tile_size, thumbnail=grid is not None
-    )
+    given = masks if isinstance(masks, ops.BitMasks) else torch.from_numpy(masks)
+    return ops.mask_tiles(given, (rows, columns), tile_size, thumbnail=grid is not None)
 
 
 def normalise(tiles: Tensor) -> Tensor:
@@ -203,6 +203,9 @@ def region_ids(
     masks: Sequence[npt.NDArray[np.bool_]], ids: Sequence[int], outside: int
 ) -> npt.NDArray[np.uint8]:
     """Picture ``[H, W]`` of the region at each pixel: the first that covers it, else ``outside``.
+
+    This is what the published code hands to the model, which reads only where it is not
+    ``outside``: the union of the masks, which is all that a batch is made of here.
 
     Args:
         masks: ``[H, W]`` bool, at least one.
@@ -217,6 +220,7 @@ def region_ids(
 
 def region_box(region: Region) -> tuple[float, float, float, float]:
     """(x1, y1, x2, y2) as shares of the picture, up to the last covered pixel (no + 1)."""
-    height, width = region.mask.shape
+    bits, width = region.pixels()
+    height = len(bits)
     x0, y0, x1, y1 = region.box
     return x0 / width, y0 / height, (x1 - 1) / width, (y1 - 1) / height

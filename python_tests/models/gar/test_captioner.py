@@ -16,7 +16,9 @@ from PIL import Image
 from fastregion.language import generate
 from fastregion.models.gar import GarCaptioner
 from fastregion.models.gar.batch import GarBatch
+from fastregion.models.gar.captioner import _rows
 from fastregion.models.gar.modeling import PromptLayout
+from fastregion.models.gar.processing import choose_grid, cut_masks
 from fastregion.models.request import RegionRequest, VideoRequest
 from fastregion.ops import BitMasks
 from fastregion.regions import Region
@@ -231,6 +233,27 @@ def test_boxes_of_the_published_evaluation(image: np.ndarray, regions: list[Regi
     released = captioner.process(request).boxes
     assert not torch.equal(own[0], own[1])
     assert torch.equal(released, own[1].expand(2, -1))
+    with pytest.raises(ValueError, match="boxes: must be 'per-region' or 'released', got 'last'"):
+        captioner.boxes = "last"
+    assert captioner.boxes == "released"
+
+
+def test_masks_are_merged_without_unpacking(
+    captioner: GarCaptioner, image: np.ndarray, regions: list[Region],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    union = np.logical_or.reduce([region.mask for region in regions[:3]])
+    grid = choose_grid(SIZE[1], SIZE[0], 32, 4)
+    monkeypatch.setattr(Region, "mask", None)
+    batch = captioner.process(RegionRequest(image, tuple(regions[:3]), share=True))
+    assert torch.equal(batch.masks.unpack(), cut_masks(union[None], 32, grid).unpack()[0])
+
+
+def test_features_of_whole_grids_are_not_copied() -> None:
+    features = torch.rand(6, 2, 3)
+    for rows in ((1, 2, 3, 4), (4,), (1, 3, 2), (0, 0)):
+        assert torch.equal(_rows(features, rows), features[list(rows)])
+    assert _rows(features, (1, 2, 3)).data_ptr() == features[1].data_ptr()
 
 
 def test_regions_are_listed_as_the_question_names_them(

@@ -203,6 +203,28 @@ def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         auto.load("HaochenWang/GAR-8B")
 
 
+def test_a_download_that_fails_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, **more: Any) -> str:
+        raise OSError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(FileNotFoundError, match=r"cannot be downloaded \(OSError: no reason given"):
+        auto.load("HaochenWang/GAR-8B")
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_first_values_leave_loaded_ones_alone(large: bool) -> None:
+    model = GarModel(GarConfig.from_dict(tiny_gar.config_values(large=large)))
+    loaded = torch.randn(model.mask_patch_embedding.weight.shape)
+    model.mask_patch_embedding.weight = torch.nn.Parameter(loaded)
+    model.init_weights()
+    assert torch.equal(model.mask_patch_embedding.weight, loaded)
+    head, table = model.decoder.lm_head.weight, model.decoder.get_input_embeddings().weight
+    assert (head is table) == large
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    assert not GarModel(model.config).init_weights().mask_patch_embedding.weight.any()
+
+
 class TestConfig:
     def test_round_trip(self) -> None:
         for config in (GarConfig.gar_1b(), GarConfig.gar_8b(replay="released")):
@@ -241,6 +263,8 @@ class TestConfig:
             ("mllm_config.vision_use_cls_token", False, "vision_use_cls_token must be True"),
             ("mllm_config.projector_pooling_ratio", 3, "must divide the patch grid"),
             ("mllm_config.vision_config.architecture", "vit_base", "must be one of vit_pe_core"),
+            ("mllm_config.vision_config.architecture", ["x"], r"must be one of .*, got \['x'\]"),
+            ("mllm_config.vision_config.model_args.mlp_ratio", "x", "mlp_ratio must be a number"),
             ("mllm_config.vision_config.model_args", None, "'.*model_args' is missing"),
             ("mllm_config.vision_config.model_args.img_size", None, "img_size' is missing"),
             ("mllm_config.vision_config.model_args.ref_feat_shape", None, "ref_feat_shape' is mis"),
@@ -285,6 +309,7 @@ class TestProcessorConfig:
             ("image_std", [0.2] * 3, "image_std must be"),
             ("vision_input_type", "vanilla", "vision_input_type must be 'thumb\\+tile'"),
             ("rescale_factor", 1.0, "rescale_factor must be 1/255"),
+            ("rescale_factor", "x", "rescale_factor must be 1/255, got 'x'"),
         ],
     )
     def test_refusals(self, tmp_path: Path, key: str, value: Any, message: str) -> None:
