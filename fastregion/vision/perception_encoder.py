@@ -12,7 +12,6 @@ Parameter names are timm's, which the published checkpoints have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -192,10 +191,20 @@ class PatchEmbed(nn.Module):
     def __init__(self, config: PerceptionEncoderConfig) -> None:
         super().__init__()
         size = config.patch_size
+        self.tile_shape = (3, *config.image_size)
         self.proj = nn.Conv2d(3, config.hidden_size, kernel_size=size, stride=size, bias=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """``[T, 3, H, W]`` to ``[T, N, D]``, patches row-major."""
+        """``[T, 3, H, W]`` to ``[T, N, D]``, patches row-major.
+
+        Raises:
+            ValueError: tiles of another shape.
+        """
+        if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != self.tile_shape:
+            raise ValueError(
+                f"pixel_values: must be [T, {', '.join(map(str, self.tile_shape))}], "
+                f"got shape {tuple(pixel_values.shape)}"
+            )
         y: Tensor = self.proj(pixel_values)
         return y.flatten(2).transpose(1, 2)
 
@@ -236,7 +245,7 @@ class PerceptionEncoder(nn.Module):
         Raises:
             ValueError: tiles of another shape.
         """
-        patches = self.patch_embed(self._checked(pixel_values))
+        patches = self.patch_embed(pixel_values)
         if mask_embedding is not None:
             patches = patches + mask_embedding
         return self.encode(patches)
@@ -265,12 +274,3 @@ class PerceptionEncoder(nn.Module):
     def patch_tokens(self, tokens: Tensor) -> Tensor:
         """The tokens ``[T, N, D]`` without the class token."""
         return tokens[:, 1:] if self.config.class_token else tokens
-
-    def _checked(self, pixel_values: Tensor) -> Tensor:
-        expected: Sequence[int] = (3, *self.config.image_size)
-        if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != tuple(expected):
-            raise ValueError(
-                f"pixel_values: must be [T, {', '.join(map(str, expected))}], "
-                f"got shape {tuple(pixel_values.shape)}"
-            )
-        return pixel_values

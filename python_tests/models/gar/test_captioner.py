@@ -428,6 +428,10 @@ class TestRefusals:
                 captioner.config.from_dict(values), captioner.tokenizer, captioner.processor
             )
 
+    def test_tiles_of_another_size(self, captioner: GarCaptioner) -> None:
+        with pytest.raises(ValueError, match=r"pixel_values: must be \[T, 3, 32, 32\], got shape"):
+            captioner.model.embed_tiles(torch.zeros(1, 3, 32, 28), None)
+
 
 class TestPack:
     IDS = (3, 4, 5)
