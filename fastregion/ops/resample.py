@@ -76,9 +76,11 @@ def _nearest_table(source: int, sizes: tuple[int, ...], rule: str, device: torch
 def _nearest_indices(source: int, size: int, rule: str) -> NDArray[np.int64]:
     if rule == "floor":
         if size in (source, 2 * source):
-            return np.arange(size) * source // size
-        steps = np.arange(size, dtype=np.float32) * (np.float32(source) / np.float32(size))
-        return np.minimum(steps.astype(np.int64), source - 1)
+            return np.arange(size, dtype=np.int64) * source // size
+        step = np.float32(source) / np.float32(size)
+        indices = (np.arange(size, dtype=np.float32) * step).astype(np.int64)
+        indices[indices >= source] = source - 1
+        return indices
     steps = np.full(size, source / size)
     steps[0] *= 0.5
     return np.add.accumulate(steps).astype(np.int64)

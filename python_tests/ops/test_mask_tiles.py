@@ -87,7 +87,7 @@ def test_floor_tables_are_torchs() -> None:
     for source, size in pairs:
         line = torch.arange(source, dtype=torch.float32)[None, None]
         expected = F.interpolate(line, size, mode="nearest")[0, 0].long()
-        found = nearest_table(source, size, "floor", torch.device("cpu"))
+        found = nearest_table(source, (size,), "floor", torch.device("cpu"))
         assert torch.equal(found, expected), (source, size)
 
 

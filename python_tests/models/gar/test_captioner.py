@@ -10,7 +10,6 @@ import pytest
 import tiny_gar
 import torch
 from captioner_checks import NEW, check_batches, token_ids
-
 from PIL import Image
 
 from fastregion.language import generate
@@ -434,7 +433,7 @@ class TestRefusals:
 
 
 class TestPack:
-    IDS = (3, 4, 5)
+    IDS = (60, 61, 62)  # plain bytes
 
     def packed(self, captioner: GarCaptioner, *prompts: PromptLayout) -> torch.Tensor:
         config = captioner.config
