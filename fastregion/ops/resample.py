@@ -78,9 +78,8 @@ def _nearest_indices(source: int, size: int, rule: str) -> NDArray[np.int64]:
         if size in (source, 2 * source):
             return np.arange(size, dtype=np.int64) * source // size
         step = np.float32(source) / np.float32(size)
-        indices = (np.arange(size, dtype=np.float32) * step).astype(np.int64)
-        indices[indices >= source] = source - 1
-        return indices
+        indices: NDArray[np.float32] = np.arange(size, dtype=np.float32) * step
+        return indices.astype(np.int64).clip(max=source - 1)
     steps = np.full(size, source / size)
     steps[0] *= 0.5
     return np.add.accumulate(steps).astype(np.int64)
