@@ -7,7 +7,7 @@
 #undef FASTREGION_ISA
 #undef FASTREGION_ISA_LEVEL
 
-#if defined(__x86_64__)
+#ifdef FASTREGION_SEVERAL_ISAS
 
 // x86-64-v3 and x86-64-v4 by their features, so that no tuning for a single machine comes along.
 
@@ -76,7 +76,7 @@
 #undef FASTREGION_ISA_LEVEL
 #endif  // FASTREGION_ISA_BF16
 
-#endif  // __x86_64__
+#endif  // FASTREGION_SEVERAL_ISAS
 
 #undef FASTREGION_ISA_BF16
 #undef FASTREGION_ISA_SOURCE

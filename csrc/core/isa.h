@@ -28,6 +28,11 @@
 // counts as one of these, and the products are put together from others.
 #pragma once
 
+// The tests of the host SIMT harness run CUDA kernels: it builds the CPU's for the baseline alone.
+#if defined(__x86_64__) && !defined(FASTREGION_SIMT)
+#define FASTREGION_SEVERAL_ISAS
+#endif
+
 namespace fastregion {
 
 enum class Isa : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
@@ -40,7 +45,7 @@ const char* isa_name(Isa isa);
 
 }  // namespace fastregion
 
-#if defined(__x86_64__)
+#ifdef FASTREGION_SEVERAL_ISAS
 #define FASTREGION_SELECT_ISA(function)                                                       \
   (::fastregion::active_isa() >= ::fastregion::Isa::kAvx512 ? &::fastregion::avx512::function \
    : ::fastregion::active_isa() == ::fastregion::Isa::kAvx2 ? &::fastregion::avx2::function   \

@@ -23,7 +23,7 @@
 
 namespace fastregion {
 FASTREGION_DECLARE(baseline)
-#if defined(__x86_64__)
+#ifdef FASTREGION_SEVERAL_ISAS
 FASTREGION_DECLARE(avx2)
 FASTREGION_DECLARE(avx512)
 #endif
