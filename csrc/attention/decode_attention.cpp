@@ -178,17 +178,40 @@ void append(const DecodeAttentionParams& p, const Plan& plan, const Unit& unit, 
   }
 }
 
+// Scratch of a call. What one decoding step takes stays with the thread: the allocator would hand
+// such a size back to the system and fault it in anew, at 1.5 ms a huge page.
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes) {
+    thread_local std::vector<std::byte> kept;
+    if (bytes <= kMostKept) {
+      if (kept.size() < bytes) kept.resize(bytes);
+      data_ = kept.data();
+    } else {
+      own_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+      data_ = own_.get();
+    }
+  }
+  std::byte* data() const { return data_; }
+
+ private:
+  static constexpr size_t kMostKept = size_t{4} << 20;
+  std::unique_ptr<std::byte[]> own_;
+  std::byte* data_;
+};
+
 // All parts [T, H, slots] of the results.
 template <class T>
 struct Parts {
-  explicit Parts(int64_t count, int64_t width)
-      : results(std::make_unique_for_overwrite<DecodeSum<accumulate_t<T>>[]>(
-            static_cast<size_t>(count))),
-        sums(
-            std::make_unique_for_overwrite<accumulate_t<T>[]>(static_cast<size_t>(count * width))) {
-  }
-  std::unique_ptr<DecodeSum<accumulate_t<T>>[]> results;  // [T, H, slots]
-  std::unique_ptr<accumulate_t<T>[]> sums;                // [T, H, slots, width]
+  using Sum = DecodeSum<accumulate_t<T>>;
+  Parts(int64_t count, int64_t width)
+      : scratch(static_cast<size_t>(count) *
+                (sizeof(Sum) + static_cast<size_t>(width) * sizeof(accumulate_t<T>))),
+        results(reinterpret_cast<Sum*>(scratch.data())),
+        sums(reinterpret_cast<accumulate_t<T>*>(results + count)) {}
+  Scratch scratch;
+  Sum* results;           // [T, H, slots]
+  accumulate_t<T>* sums;  // [T, H, slots, width]
 };
 
 template <class T>
@@ -222,8 +245,8 @@ void attend(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& pa
           rows.push_back({.query = static_cast<const T*>(p.query.data) +
                                    token.index * p.query.token_stride + h * p.query.head_stride,
                           .seen = std::clamp<int64_t>(token.seen - begin, 0, end - begin),
-                          .result = &parts.results[static_cast<size_t>(part)],
-                          .sum = &parts.sums[static_cast<size_t>(part * p.width)]});
+                          .result = parts.results + part,
+                          .sum = parts.sums + part * p.width});
         }
       }
       FASTREGION_SELECT_ISA_BF16(T, decode::attend_chunk<T>)
@@ -257,7 +280,7 @@ void merge(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& par
         const auto range = [&](int64_t begin, int64_t count) {
           for (int64_t slot = begin; slot < begin + count; ++slot) {
             const int64_t part = i * plan.num_slots + slot;
-            const DecodeSum<Acc>& result = parts.results[static_cast<size_t>(part)];
+            const DecodeSum<Acc>& result = parts.results[part];
             if (result.total != 0) use(result, part);  // 0: nothing was seen
           }
         };
@@ -269,7 +292,7 @@ void merge(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& par
       });
       each_part([&](const DecodeSum<Acc>& result, int64_t part) {
         weights.push_back(std::exp(result.maximum - maximum));
-        sums.push_back(&parts.sums[static_cast<size_t>(part * p.width)]);
+        sums.push_back(parts.sums + part * p.width);
         total += weights.back() * result.total;
         weight += weights.back() * result.weight;
       });
