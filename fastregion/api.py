@@ -25,8 +25,8 @@ def describe(
 
     Args:
         image: a path, a PIL image, an array or a tensor; see
-            :func:`fastregion.images.load_image`. Or a list of them, the frames of a video, for a
-            model that describes videos.
+            :func:`fastregion.images.load_image`. Or, for a model that describes videos, a list of
+            them, the frames, or the path of a video file (``pip install 'fastregion[video]'``).
         regions: one region or a list of them: masks, boxes, RLE, :class:`fastregion.Region`, ...;
             see :func:`fastregion.regions.as_regions`. In a video: for each frame; see
             :meth:`fastregion.Captioner.describe`.

@@ -35,7 +35,9 @@ __all__ = [
     "DEFAULT_MAX_PIXELS",
     "ImageSource",
     "RgbImage",
+    "check_input_file",
     "check_output_path",
+    "check_pixels",
     "load_image",
     "open_image",
 ]
@@ -93,7 +95,7 @@ def load_image(
                 ) from error
             return _from_pil(image, argument)
     if isinstance(source, Image.Image):
-        _check_pixels(source, argument, "the PIL image", max_pixels)
+        check_pixels(source.size, name="the PIL image", argument=argument, max_pixels=max_pixels)
         return _from_pil(source, argument)
     torch = sys.modules.get("torch")  # who holds a tensor has imported torch
     if torch is not None and isinstance(source, torch.Tensor):
@@ -120,14 +122,8 @@ def open_image(
     Raises:
         FileNotFoundError, ValueError: as for :func:`load_image`.
     """
+    check_input_file(path, "an image file", argument=argument)
     name, file = os.fspath(path), Path(path)
-    if not file.exists():
-        raise FileNotFoundError(f"{argument}: no such file: {name!r}")
-    if not file.is_file():  # reading a pipe or a device might never end
-        kind = "a directory" if file.is_dir() else "not a regular file"
-        raise ValueError(f"{argument}: {name!r} is {kind}, expected an image file")
-    if file.stat().st_size == 0:
-        raise ValueError(f"{argument}: {name!r} is empty (0 bytes)")
     try:
         image = _open_lazily(file)
     except UnidentifiedImageError as error:
@@ -139,11 +135,54 @@ def open_image(
             f"{argument}: {name!r} cannot be read ({type(error).__name__}: {error})"
         ) from error
     try:
-        _check_pixels(image, argument, repr(name), max_pixels)
+        check_pixels(image.size, name=repr(name), argument=argument, max_pixels=max_pixels)
     except ValueError:
         image.close()
         raise
     return image
+
+
+def check_input_file(path: str | os.PathLike[str], expected: str, *, argument: str) -> None:
+    """Raise unless there is something to read: a regular file that is not empty.
+
+    Args:
+        path: the file.
+        expected: what it should be, such as "an image file".
+        argument: name of the caller's argument, for error messages.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a directory, a pipe, a device or an empty file.
+    """
+    name, file = os.fspath(path), Path(path)
+    if not file.exists():
+        raise FileNotFoundError(f"{argument}: no such file: {name!r}")
+    if not file.is_file():  # reading a pipe or a device might never end
+        kind = "a directory" if file.is_dir() else "not a regular file"
+        raise ValueError(f"{argument}: {name!r} is {kind}, expected {expected}")
+    if file.stat().st_size == 0:
+        raise ValueError(f"{argument}: {name!r} is empty (0 bytes)")
+
+
+def check_pixels(
+    size: tuple[int, int], *, name: str, argument: str, max_pixels: int | None
+) -> None:
+    """Raise ValueError for more pixels than may be decoded.
+
+    Args:
+        size: width and height.
+        name: of the picture, for error messages.
+        argument: name of the caller's argument, for error messages.
+        max_pixels: as for :func:`load_image`.
+    """
+    limit = _limit(max_pixels)
+    width, height = size
+    if width * height > limit:
+        raise ValueError(
+            f"{argument}: {name} has {width} x {height} = {width * height:,} pixels, more than the "
+            f"limit of {limit:,}; if you trust it, raise the limit with max_pixels or the "
+            f"environment variable {MAX_PIXELS_VARIABLE}"
+        )
 
 
 def check_output_path(path: str | os.PathLike[str], *, argument: str = "path") -> None:
@@ -183,17 +222,6 @@ def _known_formats() -> list[str]:
     if any(name not in Image.OPEN for name in _FORMATS):
         Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]  # AVIF: only in newer Pillow
-
-
-def _check_pixels(image: Image.Image, argument: str, name: str, max_pixels: int | None) -> None:
-    limit = _limit(max_pixels)
-    width, height = image.size
-    if width * height > limit:
-        raise ValueError(
-            f"{argument}: {name} has {width} x {height} = {width * height:,} pixels, more than the "
-            f"limit of {limit:,}; if you trust it, raise the limit with max_pixels or the "
-            f"environment variable {MAX_PIXELS_VARIABLE}"
-        )
 
 
 def _limit(max_pixels: int | None) -> int:

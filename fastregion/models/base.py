@@ -34,13 +34,12 @@ from fastregion.models.request import (
 from fastregion.models.shared_prompts import SharedPrompts
 from fastregion.models.weights import OWN_NAMES, Layout, load_weights
 from fastregion.regions import Region, as_regions
+from fastregion.videos import VideoFile, is_video_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Captioner", "ModelConfig"]
-
-_VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 Propagate = Callable[[Sequence[RgbImage], Region], Iterable[Any]]
 
@@ -180,8 +179,8 @@ class Captioner(ABC):
         """Describe each region.
 
         Args:
-            image: anything :func:`fastregion.images.load_image` reads; or a list of it, the frames
-                of a video.
+            image: anything :func:`fastregion.images.load_image` reads; or a video: a list of such
+                frames, or the path of a video file (which needs ``fastregion[video]``).
             regions: one region or several: anything :func:`fastregion.regions.as_regions` takes. Of
                 an object in a video, a list with one for each frame (None, or an empty mask, where
                 it is not to be seen); of several objects, a list of such lists. With
@@ -214,8 +213,9 @@ class Captioner(ABC):
         Raises:
             FileNotFoundError, TypeError, ValueError: an argument is not as described; the message
                 begins with its name. Nothing has been computed then.
-            NotImplementedError: ``image`` is a video file, or frames for a model that describes
-                single images only; ``share`` where the model cannot.
+            NotImplementedError: a video for a model that describes single images only; ``share``
+                where the model cannot.
+            ModuleNotFoundError: a video file, and nothing installed that reads it.
         """
         sampling = Sampling(
             max_new_tokens=max_new_tokens,
@@ -240,7 +240,8 @@ class Captioner(ABC):
         if share and self.max_shared_regions == 1:
             raise NotImplementedError(f"share: {self.model_id} needs an image for every region")
         request: RegionRequest | VideoRequest
-        if isinstance(image, (list, tuple)):
+        if isinstance(image, (list, tuple)) or is_video_path(image):
+            self._check_reads_video()
             if share:
                 raise NotImplementedError("share: objects of a video cannot share prompts")
             request, one = self._video(image, regions, prompt)
@@ -435,16 +436,9 @@ class Captioner(ABC):
     # ---- inside ----
 
     def _load_image(self, image: Any) -> RgbImage:
-        is_file = isinstance(image, (str, os.PathLike)) and os.fspath(image).lower().endswith(
-            _VIDEO_SUFFIXES
-        )
-        if is_file or isinstance(image, (list, tuple)):
+        if isinstance(image, (list, tuple)) or is_video_path(image):
             self._check_reads_video()
-            raise NotImplementedError(
-                "image: video files are not read yet; pass a list of frames"
-                if is_file
-                else "image: expected a single image; only describe takes the frames of a video"
-            )
+            raise NotImplementedError("image: expected a single image; only describe takes videos")
         return load_image(image)
 
     def _check_reads_video(self) -> None:
@@ -454,23 +448,28 @@ class Captioner(ABC):
                 "nvidia/DAM-3B-Video, HaochenWang/GAR-1B and HaochenWang/GAR-8B do. Pass one frame"
             )
 
-    def _video(
-        self, frames: Sequence[ImageSource], regions: Any, prompt: str | None
-    ) -> tuple[VideoRequest, bool]:
+    def _video(self, source: Any, regions: Any, prompt: str | None) -> tuple[VideoRequest, bool]:
         """The request, and whether it is about one object."""
-        self._check_reads_video()
+        frames: Sequence[ImageSource] = VideoFile(source) if is_video_path(source) else source
+        chosen = self.frames_looked_at(len(frames))
         if frames:
             start = load_image(frames[0])
-            frames, size = [start, *frames[1:]], start.shape[:2]
+            if not isinstance(frames, VideoFile):
+                frames = [start, *frames[1:]]
+            size = start.shape[:2]
             empty = isinstance(regions, (list, tuple)) and not regions
-            if is_one_region(regions, size) and not empty:
-                if self.propagate is None:
-                    raise NotImplementedError(
-                        "regions: got one region of a video; pass a list with a region for each "
-                        "frame, or set propagate of the captioner to a function that finds the "
-                        "region of the first frame in the others"
-                    )
+            one_region = is_one_region(regions, size) and not empty
+            if one_region and self.propagate is None:
+                raise NotImplementedError(
+                    "regions: got one region of a video; pass a list with a region for each "
+                    "frame, or set propagate of the captioner to a function that finds the "
+                    "region of the first frame in the others"
+                )
+            if isinstance(frames, VideoFile):
+                frames.check_memory(len(frames) if one_region else len(chosen))
+            if one_region:
+                assert self.propagate is not None
                 images = [load_image(frame) for frame in frames]
                 (first,) = as_regions(regions, size)
                 frames, regions = images, list(self.propagate(images, first))
-        return VideoRequest.of(frames, regions, prompt, self.frames_looked_at(len(frames)))
+        return VideoRequest.of(frames, regions, prompt, chosen)

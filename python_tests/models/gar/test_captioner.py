@@ -391,7 +391,7 @@ class TestRefusals:
                 captioner.describe([image, image], single)
         with pytest.raises(ValueError, match=r"expected masks \[2, 50, 70\] or .*got shape \(9, 8"):
             captioner.describe([image, image], np.ones((9, 8), bool))
-        with pytest.raises(NotImplementedError, match="video files are not read yet"):
+        with pytest.raises(FileNotFoundError, match=r"image: no such file: 'clip\.mp4'"):
             captioner.describe("clip.mp4", [mask])
         with pytest.raises(NotImplementedError, match="expected a single image"):
             captioner.ask([image], mask, "What is <Prompt0>?")
