@@ -152,7 +152,7 @@ def test_opcheck_and_compile(backend) -> None:
         ),
         ({"grid": (1, 0)}, ValueError, r"grid must be two integers of at least 1, got \(1, 0\)"),
         ({"tile_size": 0}, ValueError, "tile_size must be two integers of at least 1"),
-        ({"rule": "nearest"}, ValueError, "rule must be floor or centre, got 'nearest'"),
+        ({"rule": "nearest"}, ValueError, "rule must be floor, centre or opencv, got 'nearest'"),
     ],
 )
 def test_errors(changes: dict, error: type[Exception], message: str) -> None:
