@@ -19,6 +19,7 @@ _CLASSES = {
     "fastregion-mini": ("fastregion.models.mini", "MiniCaptioner"),
     "GAR": ("fastregion.models.gar", "GarCaptioner"),
     "llava_llama": ("fastregion.models.dam", "DamCaptioner"),
+    "internvl_chat": ("fastregion.models.ureca", "UrecaCaptioner"),
 }
 
 # Captioners whose weights are part of the package, by name.
@@ -38,7 +39,6 @@ _PICKLED_FILES = "pytorch_model*.bin"  # of which nothing is executed; where the
 
 # Published systems that are planned: named so that asking for one gets an honest answer.
 _PLANNED = {
-    "ureca": "URECA",
     "pix2cap": "Pix2Cap",
 }
 
