@@ -75,9 +75,9 @@ class UrecaLayout(Layout):
         """Tensors without their LoRA parts; nothing is read before it is asked for."""
         if not self.lora_rank:
             for tensor in stored:
-                if _A in tensor.key or _B in tensor.key:
+                if tensor.key.startswith(_WRAPPED):
                     raise ValueError(
-                        f"model: {str(tensor.file)!r} has the LoRA tensor {tensor.key!r}, but "
+                        f"model: {str(tensor.file)!r} has {tensor.key!r} beside LoRA tensors, but "
                         "use_llm_lora of config.json is 0"
                     )
                 yield tensor
