@@ -54,6 +54,8 @@ def config_values(*, internlm2: bool = False, **more: Any) -> dict[str, Any]:
             "image_size": 32,
             "patch_size": 8,
             "use_flash_attn": True,
+            "use_moe": False,
+            "num_experts": 8,
         },
         "llm_config": llm,
         "force_image_size": 32,

@@ -41,6 +41,12 @@ _DEFAULTS: dict[str, Any] = {
     "use_llm_lora": 0,
 }
 _FIXED = {"use_backbone_lora": 0, "pad2square": False}
+# Keys of the tower that mean nothing without experts, which no published model of this size has.
+_EXPERTS = """
+capacity_factor eval_capacity_factor laux_allreduce moe_coeff_ratio moe_intermediate_size
+moe_output_scale noisy_gate_policy num_experts num_routed_experts num_shared_experts
+shared_expert_intermediate_size use_residual use_rts use_weighted_residual
+"""
 _SWITCHES = ("dynamic_image_size", "use_thumbnail", "dynamic_mask_size")
 _SYSTEM_MESSAGE = (
     "你是书生·万象\N{FULLWIDTH COMMA}英文名是InternVL\N{FULLWIDTH COMMA}"
@@ -324,8 +330,9 @@ def _part(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _vision(given: Mapping[str, Any]) -> InternVitConfig:
     where = "vision_config."
     names = [item.name for item in fields(InternVitConfig)]
-    check_keys(where, given, [*names, "hidden_act", "num_channels"])
-    for key, supported in (("hidden_act", "gelu"), ("num_channels", 3)):
+    fixed = {"hidden_act": "gelu", "num_channels": 3, "use_moe": False}
+    check_keys(where, given, [*names, *fixed, *_EXPERTS.split()])
+    for key, supported in fixed.items():
         if given.get(key, supported) != supported:
             raise NotImplementedError(
                 f"config.json: {where}{key} must be {supported!r}, got {given[key]!r}"

@@ -335,6 +335,12 @@ def test_refused_configs(values: dict[str, Any], error: type[Exception], message
     [
         ("llm_config", {"architectures": ["Phi3ForCausalLM"]}, NotImplementedError, "Phi3For"),
         ("vision_config", {"hidden_act": "relu"}, NotImplementedError, "hidden_act must be 'gelu'"),
+        (
+            "vision_config",
+            {"use_moe": True},
+            NotImplementedError,
+            "use_moe must be False, got True",
+        ),
         ("vision_config", {"norm_type": "x"}, ValueError, "vision_config.norm_type must be one of"),
         ("vision_config", {"hiden_size": 4}, ValueError, "unknown key 'vision_config.hiden_size'"),
     ],
