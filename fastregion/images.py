@@ -40,6 +40,7 @@ __all__ = [
     "check_pixels",
     "load_image",
     "open_image",
+    "resize_bicubic",
 ]
 
 RgbImage: TypeAlias = npt.NDArray[np.uint8]
@@ -236,6 +237,16 @@ def _limit(max_pixels: int | None) -> int:
     if value < 1:
         raise ValueError(f"{name}: expected a positive integer, got {value}")
     return value
+
+
+def resize_bicubic(image: RgbImage, width: int, height: int) -> RgbImage:
+    """Resize ``[H, W, 3]`` by Pillow's bicubic with antialiasing, columns first, then rows.
+
+    In two calls: newer versions of Pillow take rows first for some sizes, and round otherwise.
+    """
+    wide = Image.fromarray(np.ascontiguousarray(image))
+    narrow = wide.resize((width, wide.height), Image.Resampling.BICUBIC)
+    return np.array(narrow.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _from_pil(image: Image.Image, argument: str) -> RgbImage:

@@ -15,13 +15,13 @@ __all__ = ["byte_tokenizer", "published_answer"]
 
 
 def byte_tokenizer(
-    special: Sequence[str], bos: str, names: Mapping[str, str] | None = None
+    special: Sequence[str], bos: str | None, names: Mapping[str, str] | None = None
 ) -> Tokenizer:
     """Every byte is a token, behind the special ones; a BOS token where asked for.
 
     Args:
         special: texts of special tokens, whose ids begin at 0.
-        bos: which of them begins a text.
+        bos: which of them begins a text; None for none.
         names: as for ``Tokenizer``.
     """
     letters = [*special, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
@@ -31,9 +31,10 @@ def byte_tokenizer(
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.add_special_tokens(list(special))
-    backend.post_processor = tokenizers.processors.TemplateProcessing(
-        single=f"{bos} $A", special_tokens=[(bos, special.index(bos))]
-    )
+    if bos is not None:
+        backend.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, special.index(bos))]
+        )
     return Tokenizer(backend, names)
 
 

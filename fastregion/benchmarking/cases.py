@@ -15,6 +15,7 @@ from fastregion.benchmarking import (
     regions,
     resizing,
     roi,
+    ureca,
 )
 from fastregion.benchmarking.measure import Case
 
@@ -31,4 +32,5 @@ CASES: tuple[Case, ...] = (
     *regions.CASES,
     *gar.CASES,
     *dam.CASES,
+    *ureca.CASES,
 )

@@ -11,6 +11,7 @@ from fastregion.language.packed import (
     append_tokens,
     pack,
 )
+from fastregion.language.prefixes import ReadPrefixes, read_prefixes
 from fastregion.language.sampling import Sampler
 from fastregion.language.scoring import score, score_continuations, token_logprobs
 from fastregion.language.text import GeneratedText, Piece, generate_text, stream_text
@@ -28,6 +29,7 @@ __all__ = [
     "PackedPrompts",
     "PaddedPrompts",
     "Piece",
+    "ReadPrefixes",
     "Sampler",
     "StopStrings",
     "TextStream",
@@ -41,6 +43,7 @@ __all__ = [
     "generate",
     "generate_text",
     "pack",
+    "read_prefixes",
     "score",
     "score_continuations",
     "stream",

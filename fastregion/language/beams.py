@@ -26,10 +26,9 @@ from fastregion.language.generation import (
     FinishReason,
     Generated,
     check_limits,
-    check_prefixes,
-    new_cache,
 )
 from fastregion.language.packed import PackedPrompts
+from fastregion.language.prefixes import ReadPrefixes, check_prefixes, new_cache
 from fastregion.language.text_stream import TextStream
 
 __all__ = ["EarlyStopping", "beam_search", "check_beams"]
@@ -61,7 +60,7 @@ def beam_search(
     length_penalty: float = 1.0,
     early_stopping: EarlyStopping = False,
     text: TextStream | None = None,
-    prefixes: PackedPrompts | None = None,
+    prefixes: PackedPrompts | ReadPrefixes | None = None,
     prefix_of: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Continue every prompt by beam search.

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fastregion.language.cache import KVCache
 from fastregion.language.decoder import IncrementalDecoder
 from fastregion.language.packed import PackedPrompts, check_token_ids
+from fastregion.language.prefixes import ReadPrefixes, check_prefixes, new_cache
 from fastregion.language.sampling import Sampler
 
 __all__ = ["FinishReason", "Generated", "Token", "generate", "stream"]
@@ -66,7 +66,7 @@ def generate(
     generator: torch.Generator | None = None,
     on_token: OnToken | None = None,
     stop: Stop | None = None,
-    prefixes: PackedPrompts | None = None,
+    prefixes: PackedPrompts | ReadPrefixes | None = None,
     prefix_of: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Continue every prompt until it ends.
@@ -86,8 +86,9 @@ def generate(
         on_token: called as ``on_token(index, token_id, logprob)`` for every token as it comes.
         stop: called as ``stop(index, token_ids)`` with all new tokens of a sequence after each;
             returning True ends it.
-        prefixes: beginnings that several prompts share, read and kept once. The prompts then hold
-            what follows; their positions go on from the prefix.
+        prefixes: beginnings that several prompts share, read and kept once, or what
+            ``read_prefixes`` made of them before. The prompts then hold what follows; their
+            positions go on from the prefix.
         prefix_of: with ``prefixes``, the index of each prompt's prefix.
 
     Returns:
@@ -139,7 +140,7 @@ def stream(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop: Stop | None = None,
-    prefixes: PackedPrompts | None = None,
+    prefixes: PackedPrompts | ReadPrefixes | None = None,
     prefix_of: Sequence[int] | None = None,
 ) -> Iterator[Token]:
     """Continue every prompt, token by token; the arguments are those of ``generate``.
@@ -179,49 +180,10 @@ def check_limits(
     return model, frozenset(ends)
 
 
-def check_prefixes(
-    model: IncrementalDecoder,
-    prompts: PackedPrompts,
-    prefixes: PackedPrompts | None,
-    prefix_of: Sequence[int] | None,
-) -> tuple[PackedPrompts, Sequence[int]] | None:
-    """What the prompts share, checked, or None."""
-    if prefixes is None or prefix_of is None:
-        if prefixes is not None or prefix_of is not None:
-            raise ValueError("prefixes: must be given together with prefix_of, got one of them")
-        return None
-    model.check(prefixes)
-    if len(prefix_of) != len(prompts):
-        raise ValueError(
-            f"prefix_of: must name a prefix for each of {len(prompts)} prompts, "
-            f"got {len(prefix_of)} numbers"
-        )
-    for prompt, index in enumerate(prefix_of):
-        if not 0 <= index < len(prefixes):
-            raise ValueError(
-                f"prefix_of: must be in 0..{len(prefixes) - 1}, got {index} for prompt {prompt}"
-            )
-    return prefixes, prefix_of
-
-
-def new_cache(
-    model: IncrementalDecoder,
-    prompts: PackedPrompts,
-    shared: tuple[PackedPrompts, Sequence[int]] | None,
-) -> KVCache:
-    """An empty cache for the prompts, on a filled one of what they share."""
-    if shared is None:
-        return model.new_cache(prompts)
-    prefixes, prefix_of = shared
-    prefix = model.new_cache(prefixes)
-    model.prefill(prefixes, prefix)
-    return model.new_cache(prompts, prefix, prefix_of)
-
-
 def _decode(
     model: IncrementalDecoder,
     prompts: PackedPrompts,
-    shared: tuple[PackedPrompts, Sequence[int]] | None,
+    shared: tuple[PackedPrompts | ReadPrefixes, Sequence[int]] | None,
     max_new_tokens: int,
     ends: frozenset[int],
     sampler: Sampler,

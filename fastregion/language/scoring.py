@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastregion.language.cache import KVCache
 from fastregion.language.decoder import IncrementalDecoder
 from fastregion.language.packed import IGNORED_LABEL, PackedPrompts, check_token_ids, pack
+from fastregion.language.prefixes import ReadPrefixes, check_prefixes, new_cache
 
 __all__ = ["score", "score_continuations", "token_logprobs"]
 
@@ -19,7 +20,13 @@ _LOGITS_PER_CHUNK = 2**24  # 64 MiB of float32 logits at a time, whatever the vo
 _TOKENS_PER_TREE = 2**12  # texts read together after one prompt: bounds the hidden states
 
 
-def token_logprobs(decoder: nn.Module, prompts: PackedPrompts) -> list[Tensor]:
+def token_logprobs(
+    decoder: nn.Module,
+    prompts: PackedPrompts,
+    *,
+    prefixes: PackedPrompts | ReadPrefixes | None = None,
+    prefix_of: Sequence[int] | None = None,
+) -> list[Tensor]:
     """Log-probability of every labelled token, given everything before it in its prompt.
 
     As in training, the label of a prompt's first token is left out: nothing predicts it.
@@ -27,6 +34,8 @@ def token_logprobs(decoder: nn.Module, prompts: PackedPrompts) -> list[Tensor]:
     Args:
         decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
         prompts: ``B`` prompts with labels.
+        prefixes: as for ``generate``; the first token behind a prefix is left out too.
+        prefix_of: as for ``generate``.
 
     Returns:
         Per prompt the log-probabilities of its labelled tokens in order, float32 (float64 for a
@@ -39,6 +48,7 @@ def token_logprobs(decoder: nn.Module, prompts: PackedPrompts) -> list[Tensor]:
     """
     model = IncrementalDecoder(decoder)
     model.check(prompts)
+    shared = check_prefixes(model, prompts, prefixes, prefix_of)
     if prompts.labels is None:
         raise ValueError("prompts: labels are needed for scoring, got none")
     highest = int(prompts.labels.max())
@@ -47,19 +57,26 @@ def token_logprobs(decoder: nn.Module, prompts: PackedPrompts) -> list[Tensor]:
     scored = prompts.labels != IGNORED_LABEL
     scored[prompts.cu_seqlens[:-1].long()] = False
     places = scored.nonzero().squeeze(1)
-    hidden = model.prefill(prompts)[places - 1]
+    cache = None if shared is None else new_cache(model, prompts, shared)
+    hidden = model.prefill(prompts, cache)[places - 1]
     logprobs = _logprobs(model, hidden, prompts.labels[places])
     counts = torch.nn.functional.pad(scored.cumsum(0), (1, 0))[prompts.cu_seqlens.long()].diff()
     return list(torch.split(logprobs, counts.tolist()))
 
 
-def score(decoder: nn.Module, prompts: PackedPrompts) -> Tensor:
+def score(
+    decoder: nn.Module,
+    prompts: PackedPrompts,
+    *,
+    prefixes: PackedPrompts | ReadPrefixes | None = None,
+    prefix_of: Sequence[int] | None = None,
+) -> Tensor:
     """Mean log-probability of the labelled tokens of each prompt, ``[B]``.
 
     Args and errors are those of ``token_logprobs``; a prompt without any label to score is a
     ValueError.
     """
-    values = token_logprobs(decoder, prompts)
+    values = token_logprobs(decoder, prompts, prefixes=prefixes, prefix_of=prefix_of)
     for index, value in enumerate(values):
         if not len(value):
             raise ValueError(

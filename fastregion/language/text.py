@@ -12,6 +12,7 @@ from torch import nn
 from fastregion.language.beams import EarlyStopping, beam_search, check_beams
 from fastregion.language.generation import Generated, Token, generate, stream
 from fastregion.language.packed import PackedPrompts
+from fastregion.language.prefixes import ReadPrefixes
 from fastregion.language.text_stream import TextStream, check_stop
 from fastregion.language.tokenizer import Tokenizer
 
@@ -56,7 +57,7 @@ def generate_text(
     length_penalty: float = 1.0,
     early_stopping: EarlyStopping = False,
     stop: str | Sequence[str] = (),
-    prefixes: PackedPrompts | None = None,
+    prefixes: PackedPrompts | ReadPrefixes | None = None,
     prefix_of: Sequence[int] | None = None,
 ) -> list[GeneratedText]:
     """Write the text that continues each prompt.
@@ -141,7 +142,7 @@ def stream_text(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop: str | Sequence[str] = (),
-    prefixes: PackedPrompts | None = None,
+    prefixes: PackedPrompts | ReadPrefixes | None = None,
     prefix_of: Sequence[int] | None = None,
 ) -> Iterator[Piece]:
     """Write the text that continues each prompt, token by token.

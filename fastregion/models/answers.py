@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,10 +117,12 @@ def score_texts(
     order = {key: index for index, key in enumerate(unique)}
     prompts = _encode(captioner, RegionRequest(image, tuple(unique.values()), kept=kept))
     with torch.inference_mode():
-        if isinstance(prompts, SharedPrompts):
-            prompts = prompts.whole()
         prompts = prompts.select([order[id(region)] for region in regions])
-        scores = language.score(captioner.decoder, captioner.append_text(prompts, texts))
+        if isinstance(prompts, SharedPrompts):
+            prompts = replace(prompts, prompts=captioner.append_text(prompts.prompts, texts))
+        else:
+            prompts = captioner.append_text(prompts, texts)
+        scores = language.score(captioner.decoder, **_parts(prompts))
     return [float(value) for value in scores]
 
 

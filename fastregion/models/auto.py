@@ -19,6 +19,7 @@ _CLASSES = {
     "fastregion-mini": ("fastregion.models.mini", "MiniCaptioner"),
     "GAR": ("fastregion.models.gar", "GarCaptioner"),
     "llava_llama": ("fastregion.models.dam", "DamCaptioner"),
+    "internvl_chat": ("fastregion.models.ureca", "UrecaCaptioner"),
 }
 
 # Captioners whose weights are part of the package, by name.
@@ -38,7 +39,6 @@ _PICKLED_FILES = "pytorch_model*.bin"  # of which nothing is executed; where the
 
 # Published systems that are planned: named so that asking for one gets an honest answer.
 _PLANNED = {
-    "ureca": "URECA",
     "pix2cap": "Pix2Cap",
 }
 
@@ -50,7 +50,8 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
         name: ``"fastregion/mini"`` (or ``"mini"``), which needs no download; a published
             checkpoint (``"HaochenWang/GAR-1B"``, ``"HaochenWang/GAR-8B"``, ``"nvidia/DAM-3B"``,
             ``"nvidia/DAM-3B-Self-Contained"``, ``"nvidia/DAM-3B-Video"``), which is downloaded
-            once; or a folder with a published checkpoint or written by ``save_pretrained``.
+            once; or a folder with a published checkpoint (of URECA too) or written by
+            ``save_pretrained``.
         dtype: floating-point type of the weights in memory; None keeps that of a published
             checkpoint, and float32 for mini.
 

@@ -77,7 +77,7 @@ class Captioner(ABC):
 
     model_type: ClassVar[str]
     config_class: ClassVar[type[ModelConfig]]
-    layout: ClassVar[Layout] = OWN_NAMES
+    layout: Layout = OWN_NAMES
     batch_size: ClassVar[int] = 32
 
     config: ModelConfig
@@ -423,7 +423,7 @@ class Captioner(ABC):
         values = checkpoint.read_config(folder, cls.model_type)
         captioner = cls.without_weights(Path(folder), cls.config_class.from_dict(values), dtype)
         captioner.model_id = model_id or Path(folder).resolve().name
-        load_weights(captioner.model, folder, cls.layout)
+        load_weights(captioner.model, folder, captioner.layout)
         return captioner
 
     @classmethod

@@ -79,12 +79,16 @@ def pack_prompts(
     )
 
 
-def next_token_loss(decoder: Any, prompts: PackedPrompts) -> Tensor:
+def next_token_loss(
+    decoder: Any, prompts: PackedPrompts, attention_mask: Tensor | None = None
+) -> Tensor:
     """Mean cross entropy of the labelled tokens, each predicted by the token before it.
 
     Args:
         decoder: a transformers causal language model.
         prompts: with labels; a label at the first place of a prompt is left out.
+        attention_mask: int64 ``[B, L]``, 0 for tokens that no other looks at, padded on the right;
+            None for padding alone.
 
     Raises:
         ValueError: no labels.
@@ -95,7 +99,7 @@ def next_token_loss(decoder: Any, prompts: PackedPrompts) -> Tensor:
     assert padded.labels is not None
     hidden = decoder.model(
         inputs_embeds=padded.inputs_embeds,
-        attention_mask=padded.attention_mask,
+        attention_mask=padded.attention_mask if attention_mask is None else attention_mask,
         position_ids=padded.position_ids,
         use_cache=False,
     ).last_hidden_state

@@ -12,8 +12,9 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,16 @@ from torch import Tensor, nn
 
 from fastregion.ops.checks import dtype_name
 
-__all__ = ["OWN_NAMES", "WEIGHTS", "Layout", "load_weights", "save_weights", "stored_dtype"]
+__all__ = [
+    "OWN_NAMES",
+    "WEIGHTS",
+    "Layout",
+    "StoredTensor",
+    "load_weights",
+    "read_stored",
+    "save_weights",
+    "stored_dtype",
+]
 
 WEIGHTS, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _MAX_JSON_BYTES = 100 << 20  # of a header or an index; the limit of the safetensors library
@@ -41,8 +51,27 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file.
+
+    Attributes:
+        key: its name there.
+        shape: its shape.
+        dtype: its type.
+        file: where it is.
+        read: brings it into memory.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    file: Path
+    read: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
 class Layout:
-    """How files call the parameters of a model.
+    """How files call the parameters of a model, and in which form they hold them.
 
     Attributes:
         prefixes: the beginning of our name to the beginning of theirs; the first that fits counts.
@@ -57,12 +86,24 @@ class Layout:
                 return theirs + name.removeprefix(ours)
         raise KeyError(name)
 
+    def from_files(self, stored: Iterator[StoredTensor]) -> Iterator[StoredTensor]:
+        """The published parameters, from what the files hold; here they are the same."""
+        return stored
+
+    def to_files(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the files shall hold, from the published parameters; here they are the same."""
+        return named
+
 
 OWN_NAMES = Layout({"": ""})
 
 
 def load_weights(
-    model: nn.Module, folder: str | os.PathLike[str], layout: Layout = OWN_NAMES
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    layout: Layout = OWN_NAMES,
+    *,
+    optional: Sequence[str] = (),
 ) -> None:
     """Give every parameter and stored buffer of a model the value that a folder holds for it.
 
@@ -73,6 +114,8 @@ def load_weights(
         model: the model.
         folder: see the module.
         layout: how the files call its parameters.
+        optional: beginnings of our names of parameters that the files may leave out; those keep
+            their values.
 
     Raises:
         FileNotFoundError: no weights in the folder, or a file that its index names is missing.
@@ -85,23 +128,24 @@ def load_weights(
         names.setdefault(id(tensor), []).append(name)
         tensors[layout.published(name)] = tensor
     missing = dict(names)
-    for file in _files(folder):
-        for stored in _read(file):
-            tensor = tensors.get(stored.key)
-            if tensor is None:
-                raise ValueError(f"model: {str(file)!r} has an unknown tensor {stored.key!r}")
-            if tuple(tensor.shape) != stored.shape:
-                raise ValueError(
-                    f"model: {str(file)!r}: {stored.key!r} must have shape {tuple(tensor.shape)}, "
-                    f"got {stored.shape}"
-                )
-            if tensor.dtype.is_floating_point != stored.dtype.is_floating_point:
-                raise ValueError(
-                    f"model: {str(file)!r}: {stored.key!r} must be {dtype_name(tensor.dtype)}, "
-                    f"got {dtype_name(stored.dtype)}"
-                )
-            if missing.pop(id(tensor), None) is not None:
-                _replace(model, names[id(tensor)], tensor, stored.read())
+    for stored in layout.from_files(read_stored(folder)):
+        tensor, where = tensors.get(stored.key), f"model: {str(stored.file)!r}"
+        if tensor is None:
+            raise ValueError(f"{where} has an unknown tensor {stored.key!r}")
+        if tuple(tensor.shape) != stored.shape:
+            raise ValueError(
+                f"{where}: {stored.key!r} must have shape {tuple(tensor.shape)}, got {stored.shape}"
+            )
+        if tensor.dtype.is_floating_point != stored.dtype.is_floating_point:
+            raise ValueError(
+                f"{where}: {stored.key!r} must be {dtype_name(tensor.dtype)}, "
+                f"got {dtype_name(stored.dtype)}"
+            )
+        if missing.pop(id(tensor), None) is not None:
+            _replace(model, names[id(tensor)], tensor, stored.read())
+    missing = {
+        key: value for key, value in missing.items() if not value[0].startswith(tuple(optional))
+    }
     if missing:
         key = layout.published(next(iter(missing.values()))[0])
         raise ValueError(
@@ -118,10 +162,9 @@ def stored_dtype(folder: str | os.PathLike[str]) -> torch.dtype:
             has to be chosen.
     """
     found: dict[torch.dtype, str] = {}
-    for file in _files(folder):
-        for stored in _read(file):
-            if stored.dtype.is_floating_point:
-                found.setdefault(stored.dtype, stored.key)
+    for stored in read_stored(folder):
+        if stored.dtype.is_floating_point:
+            found.setdefault(stored.dtype, stored.key)
     if len(found) != 1:
         listed = ", ".join(f"{dtype_name(dtype)} ({key!r})" for dtype, key in found.items())
         raise ValueError(
@@ -157,6 +200,7 @@ def save_weights(
         if id(tensor) not in seen:
             seen.add(id(tensor))
             named[layout.published(name)] = tensor.detach()
+    named = layout.to_files(named)
     shards: list[dict[str, Tensor]] = [{}]
     size = total = 0
     for key, tensor in named.items():
@@ -184,27 +228,27 @@ def save_weights(
     return files
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor in a file."""
+def read_stored(folder: str | os.PathLike[str]) -> Iterator[StoredTensor]:
+    """What a folder's files hold, file by file.
 
-    key: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    source: Tensor | tuple[Path, int]  # itself, or the file and where its bytes begin
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`load_weights`.
+    """
+    for file in _files(folder):
+        yield from _read(file)
 
-    def read(self) -> Tensor:
-        if isinstance(self.source, Tensor):
-            return self.source
-        file, offset = self.source
-        tensor = torch.empty(self.shape, dtype=self.dtype)
-        data = tensor.reshape(-1).view(torch.uint8).numpy()
-        # Not through mmap: its pages would count as memory beside the copy.
-        with file.open("rb") as stream:
-            stream.seek(offset)
-            if stream.readinto(data.data) < data.size:
-                raise ValueError(f"model: {str(file)!r} ends inside of tensor {self.key!r}")
-        return tensor
+
+def _read_bytes(
+    key: str, shape: tuple[int, ...], dtype: torch.dtype, file: Path, offset: int
+) -> Tensor:
+    tensor = torch.empty(shape, dtype=dtype)
+    data = tensor.reshape(-1).view(torch.uint8).numpy()
+    # Not through mmap: its pages would count as memory beside the copy.
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        if stream.readinto(data.data) < data.size:
+            raise ValueError(f"model: {str(file)!r} ends inside of tensor {key!r}")
+    return tensor
 
 
 def _replace(model: nn.Module, names: list[str], old: Tensor, value: Tensor) -> None:
@@ -247,11 +291,11 @@ def _shards(index: Path) -> list[Path]:
     return files
 
 
-def _read(file: Path) -> Iterator[_Stored]:
+def _read(file: Path) -> Iterator[StoredTensor]:
     return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickled(file)
 
 
-def _read_safetensors(file: Path) -> Iterator[_Stored]:
+def _read_safetensors(file: Path) -> Iterator[StoredTensor]:
     """Tensors of a file: 8 bytes of header length, a JSON header, then the data."""
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -276,10 +320,12 @@ def _read_safetensors(file: Path) -> Iterator[_Stored]:
             )
         if end > size:
             raise ValueError(f"model: {str(file)!r} is cut off: it ends before {key!r} does")
-        yield _Stored(key, shape, dtype, (file, begin))
+        yield StoredTensor(
+            key, shape, dtype, file, partial(_read_bytes, key, shape, dtype, file, begin)
+        )
 
 
-def _read_pickled(file: Path) -> Iterator[_Stored]:
+def _read_pickled(file: Path) -> Iterator[StoredTensor]:
     try:
         values: Any = torch.load(
             file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
@@ -296,7 +342,11 @@ def _read_pickled(file: Path) -> Iterator[_Stored]:
     for key, value in values.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"model: {str(file)!r}: {key!r} must be a tensor")
-        yield _Stored(key, tuple(value.shape), value.dtype, value)
+        yield StoredTensor(key, tuple(value.shape), value.dtype, file, partial(_same, value))
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _json_object(text: bytes, file: Path) -> dict[str, Any]:

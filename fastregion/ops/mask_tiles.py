@@ -3,9 +3,10 @@
     canvas(i, j) = mask(source(i, H, rows * th), source(j, W, columns * tw))           (nearest)
     tile (r, c) of the grid = canvas[r * th : (r + 1) * th, c * tw : (c + 1) * tw]
 
-Two published rules say which pixel is nearest: ``"floor"`` (GAR), ``floor(i * H / (rows * th))`` as
-torch's nearest, and ``"centre"`` (URECA), the pixel under the centre of the canvas pixel,
-``floor((i + 0.5) * H / (rows * th))`` as Pillow's nearest; both with the rounding of their library.
+Three published rules say which pixel is nearest: ``"floor"`` (GAR), ``floor(i * H / (rows * th))``
+as torch's nearest; ``"centre"`` (URECA), the pixel under the centre of the canvas pixel,
+``floor((i + 0.5) * H / (rows * th))`` as Pillow's nearest; and ``"opencv"`` (URECA's masks that are
+not tiled), ``floor(i * H / (rows * th))`` as OpenCV's; each with the rounding of its library.
 
 Shapes: masks ``[H, W]`` or ``[M, H, W]``; the result is ``[T, th, tw]`` or ``[M, T, th, tw]``,
 bit-packed, with ``T = rows * columns``, row-major, plus one with a thumbnail. The thumbnail is the
@@ -79,7 +80,7 @@ def mask_tiles(
         grid: (rows, columns) of tiles.
         tile_size: (height, width) of a tile in pixels, or one number for both.
         thumbnail: Put the whole mask, resized to one tile, in front.
-        rule: ``"floor"`` or ``"centre"``, see the module.
+        rule: ``"floor"``, ``"centre"`` or ``"opencv"``, see the module.
         backend: Force ``"reference"``, ``"cpu"`` or ``"cuda"``.
 
     Returns:
@@ -99,7 +100,7 @@ def mask_tiles(
     rows, columns = positive_pair(name, "grid", grid)
     height, width = size_pair(name, "tile_size", tile_size)
     if rule not in NEAREST_RULES:
-        raise ValueError(f"{name}: rule must be floor or centre, got {rule!r}")
+        raise ValueError(f"{name}: rule must be floor, centre or opencv, got {rule!r}")
     words = masks.words if masks.words.dim() == 3 else masks.words.unsqueeze(0)
     tiles: Tensor = torch.ops.fastregion.mask_tiles(
         words, masks.width, [rows, columns], [height, width], thumbnail, rule, backend or ""

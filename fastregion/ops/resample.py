@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-NEAREST_RULES = ("floor", "centre")
+NEAREST_RULES = ("floor", "centre", "opencv")
 
 # Weights of Pillow's 8-bit resize are integers with this many bits behind the point.
 PRECISION_BITS = 22
@@ -61,7 +61,8 @@ def nearest_table(source: int, sizes: tuple[int, ...], rule: str, device: torch.
     ``floor``: torch's, ``floor(i * source / size)`` with the quotient and the product rounded to
     float32, which is one more or less for a few in 1000 pixels of common photographs; exact where
     the sizes are equal or the result's is double. ``centre``: Pillow's, the pixel under the centre
-    of the result pixel, with the steps added up in float64 as Pillow does.
+    of the result pixel, with the steps added up in float64 as Pillow does. ``opencv``: OpenCV's,
+    ``floor(i * source / size)`` in float64, with the step as the inverse of the inverse.
     """
     (table,) = _on_current_stream(_nearest_table(source, sizes, rule, device))
     return table
@@ -80,6 +81,10 @@ def _nearest_indices(source: int, size: int, rule: str) -> NDArray[np.int64]:
         step = np.float32(source) / np.float32(size)
         indices: NDArray[np.float32] = np.arange(size, dtype=np.float32) * step
         return indices.astype(np.int64).clip(max=source - 1)
+    if rule == "opencv":
+        places = np.floor(np.arange(size) * (1.0 / (size / source)))
+        below: NDArray[np.int64] = places.astype(np.int64)
+        return below.clip(max=source - 1)
     steps = np.full(size, source / size)
     steps[0] *= 0.5
     return np.add.accumulate(steps).astype(np.int64)

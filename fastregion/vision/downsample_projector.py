@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import cast
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastregion.ops import Linear
+from fastregion.vision.space_to_depth import space_to_depth
 
 __all__ = ["DownsampleProjector"]
 
@@ -33,13 +33,7 @@ class SpaceToDepth(nn.Module):
         Raises:
             ValueError: another number of tokens.
         """
-        size = self.grid_size
-        if x.dim() != 3 or x.shape[1] != size**2:
-            raise ValueError(f"x: must be [B, {size**2}, D], got shape {tuple(x.shape)}")
-        odd, half = size % 2, (size + 1) // 2
-        grid = F.pad(x.reshape(len(x), size, size, -1), (0, 0, 0, odd, 0, odd))
-        cells = grid.view(len(x), half, 2, half, 2, -1)  # B, r, i, c, j, D
-        return cells.permute(0, 3, 1, 2, 4, 5).reshape(len(x), half * half, -1)
+        return space_to_depth(x, self.grid_size, column_major=True)
 
 
 class DownsampleProjector(nn.Module):

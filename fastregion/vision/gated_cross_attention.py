@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fastregion.ops import Linear, cross_attention, gated_residual_norm
 from fastregion.ops.gated_residual_norm import GATE_ACTIVATIONS
+from fastregion.vision.layers import MLP
 
 MLP_INPUTS = ("sum", "entry")
 
@@ -41,20 +41,6 @@ class CrossAttention(nn.Module):
         )
         attended, _ = cross_attention(q, k, v, key_bias)  # scores over the root of a head's width
         out: Tensor = self.out_proj(attended.flatten(2))
-        return out
-
-
-class MLP(nn.Module):
-    """Linear, GELU by its tanh approximation, linear."""
-
-    def __init__(self, *, hidden_size: int, intermediate_size: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(hidden_size, intermediate_size)
-        self.fc2 = Linear(intermediate_size, hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., D]`` to the same."""
-        out: Tensor = self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
         return out
 
 
@@ -100,7 +86,9 @@ class GatedCrossAttentionBlock(nn.Module):
         self.layer_norm1 = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.cross_attn = CrossAttention(hidden_size=hidden_size, num_heads=num_heads)
         self.layer_norm2 = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.mlp = MLP(hidden_size=hidden_size, intermediate_size=intermediate_size)
+        self.mlp = MLP(
+            hidden_size=hidden_size, intermediate_size=intermediate_size, approximate="tanh"
+        )
         for name in ("attn_factor", "mlp_factor"):
             if gated:
                 self.register_parameter(name, nn.Parameter(torch.zeros(1)))

@@ -13,14 +13,13 @@ Parameter names are timm's, which the published checkpoints have.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fastregion.ops import Linear, cross_attention, gated_residual_norm
+from fastregion.vision.layers import MLP, FusedSelfAttention, scaled_residuals
 
 __all__ = ["PerceptionEncoder", "PerceptionEncoderConfig"]
 
@@ -127,38 +126,6 @@ def _rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.cat((x[:, :rest], turned), dim=1) if rest else turned
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with rotary queries and keys."""
-
-    def __init__(self, config: PerceptionEncoderConfig) -> None:
-        super().__init__()
-        self.num_heads = config.num_heads
-        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """``[T, N, D]`` to the same; ``table`` is that of :func:`rotary_table`."""
-        qkv = self.qkv(x).view(*x.shape[:2], 3, self.num_heads, -1)
-        q, k, v = qkv.unbind(2)  # each [T, N, heads, head_dim]
-        out, _ = cross_attention(_rotate(q, table), _rotate(k, table), v)
-        y: Tensor = self.proj(out.flatten(2))
-        return y
-
-
-class MLP(nn.Module):
-    """Linear, exact GELU, linear."""
-
-    def __init__(self, config: PerceptionEncoderConfig) -> None:
-        super().__init__()
-        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Works on the last dimension."""
-        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return y
-
-
 class Block(nn.Module):
     """Pre-norm attention and MLP, each scaled by channel (LayerScale)."""
 
@@ -166,23 +133,16 @@ class Block(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.norm1 = nn.LayerNorm(width, eps=_EPS)
-        self.attn = Attention(config)
+        self.attn = FusedSelfAttention(hidden_size=width, num_heads=config.num_heads)
         self.gamma_1 = nn.Parameter(torch.full((width,), config.layer_scale))
         self.norm2 = nn.LayerNorm(width, eps=_EPS)
-        self.mlp = MLP(config)
+        self.mlp = MLP(hidden_size=width, intermediate_size=config.intermediate_size)
         self.gamma_2 = nn.Parameter(torch.full((width,), config.layer_scale))
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """``[T, N, D]`` to the same."""
-        x, normed = gated_residual_norm(
-            x,
-            self.attn(self.norm1(x), table).to(x.dtype),  # another one under autocast
-            self.gamma_1,
-            self.norm2.weight,
-            self.norm2.bias,
-            self.norm2.eps,
-        )
-        return torch.addcmul(x, self.gamma_2, self.mlp(normed))
+        branch = self.attn(self.norm1(x), partial(_rotate, table=table))
+        return scaled_residuals(x, branch, self.gamma_1, self.norm2, self.mlp, self.gamma_2)
 
 
 class PatchEmbed(nn.Module):

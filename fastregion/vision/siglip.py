@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fastregion import ops
-from fastregion.vision.gated_cross_attention import MLP, CrossAttention, GatedCrossAttentionBlock
+from fastregion.vision.gated_cross_attention import CrossAttention, GatedCrossAttentionBlock
+from fastregion.vision.layers import MLP
 
 __all__ = ["SiglipConfig", "SiglipTower"]
 
@@ -96,6 +97,14 @@ class Embeddings(nn.Module):
         return placed
 
 
+def _mlp(config: SiglipConfig) -> MLP:
+    return MLP(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        approximate="tanh",
+    )
+
+
 class EncoderLayer(nn.Module):
     """Pre-norm self-attention and MLP."""
 
@@ -105,7 +114,7 @@ class EncoderLayer(nn.Module):
         self.layer_norm1 = nn.LayerNorm(width, eps=eps)
         self.self_attn = CrossAttention(hidden_size=width, num_heads=config.num_attention_heads)
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = MLP(hidden_size=width, intermediate_size=config.intermediate_size)
+        self.mlp = _mlp(config)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, N, D]`` to the same."""
@@ -132,7 +141,7 @@ class PoolingHead(nn.Module):
         self.probe = nn.Parameter(torch.zeros(1, 1, width))
         self.attention = nn.MultiheadAttention(width, config.num_attention_heads, batch_first=True)
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.mlp = MLP(hidden_size=width, intermediate_size=config.intermediate_size)
+        self.mlp = _mlp(config)
 
 
 class VisionTransformer(nn.Module):

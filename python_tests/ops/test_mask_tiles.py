@@ -1,6 +1,7 @@
 """mask_tiles against the definition pixel by pixel, on every backend."""
 
 import os
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -108,6 +109,20 @@ def test_centre_is_pillows_nearest(backend, size) -> None:
     assert torch.equal(tiles.unpack().cpu(), expected)
 
 
+@pytest.mark.parametrize(("source", "size"), [(57, 56), (173, 448), (1003, 448), (640, 336)])
+def test_opencv_rounds_down(backend, source: int, size: int) -> None:
+    """floor(i * source / size), but at whole numbers, where the rounding of the step decides."""
+    marked = torch.eye(source, dtype=torch.bool, device=backend.device)  # row k is column k alone
+    tiles = mask_tiles(
+        marked[:, None], (1, 1), (1, size), False, rule="opencv", backend=backend.name
+    )
+    found = tiles.unpack().cpu()[:, 0, 0].byte().argmax(0)  # the column that each pixel shows
+    for place, column in enumerate(found.tolist()):
+        exact = Fraction(place * source, size)
+        below = int(exact) - (exact.denominator == 1 and place > 0)
+        assert column in {int(exact), below}, place
+
+
 def test_packed_and_one_mask(backend) -> None:
     masks = make_masks(20, 70).to(backend.device)
     whole = mask_tiles(masks, (2, 2), 16, backend=backend.name)
@@ -152,7 +167,7 @@ def test_opcheck_and_compile(backend) -> None:
         ),
         ({"grid": (1, 0)}, ValueError, r"grid must be two integers of at least 1, got \(1, 0\)"),
         ({"tile_size": 0}, ValueError, "tile_size must be two integers of at least 1"),
-        ({"rule": "nearest"}, ValueError, "rule must be floor or centre, got 'nearest'"),
+        ({"rule": "nearest"}, ValueError, "rule must be floor, centre or opencv, got 'nearest'"),
     ],
 )
 def test_errors(changes: dict, error: type[Exception], message: str) -> None:

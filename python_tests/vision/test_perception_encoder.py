@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from fastregion.vision.perception_encoder import (
     Block,
     PerceptionEncoder,
     PerceptionEncoderConfig,
+    _rotate,
     rotary_table,
 )
 from fastregion.vision.pooled_projector import PooledProjector
@@ -26,7 +29,7 @@ CONFIG = PerceptionEncoderConfig(
 
 def plain_block(block: Block, x: Tensor, table: Tensor) -> Tensor:
     """The formula of the module, one operation after the other."""
-    x = torch.addcmul(x, block.gamma_1, block.attn(block.norm1(x), table))
+    x = torch.addcmul(x, block.gamma_1, block.attn(block.norm1(x), partial(_rotate, table=table)))
     return torch.addcmul(x, block.gamma_2, block.mlp(block.norm2(x)))
 
 
