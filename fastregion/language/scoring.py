@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from fastregion.language.cache import KVCache
 from fastregion.language.decoder import IncrementalDecoder
+from fastregion.language.generation import step_decoder
 from fastregion.language.packed import IGNORED_LABEL, PackedPrompts, check_token_ids, pack
+from fastregion.language.step_decoder import StepDecoder
 
 __all__ = ["score", "score_continuations", "token_logprobs"]
 
@@ -25,7 +27,7 @@ def token_logprobs(decoder: nn.Module, prompts: PackedPrompts) -> list[Tensor]:
     As in training, the label of a prompt's first token is left out: nothing predicts it.
 
     Args:
-        decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
+        decoder: as for ``generate``.
         prompts: ``B`` prompts with labels.
 
     Returns:
@@ -37,7 +39,7 @@ def token_logprobs(decoder: nn.Module, prompts: PackedPrompts) -> list[Tensor]:
         ValueError: prompts without labels, a label outside the vocabulary; see also ``generate``.
         NotImplementedError: see ``generate``.
     """
-    model = IncrementalDecoder(decoder)
+    model = step_decoder(decoder)
     model.check(prompts)
     if prompts.labels is None:
         raise ValueError("prompts: labels are needed for scoring, got none")
@@ -140,8 +142,12 @@ def _continue(
 ) -> PackedPrompts:
     """The texts as prompts whose positions go on where the cached one ended."""
     first = int(cache.positions)
-    ids = [torch.tensor(text, dtype=torch.int64, device=model.device) for text in texts]
-    packed = pack([model.embed(text) for text in ids])
+    embeddings = []
+    for text in texts:
+        ids = torch.tensor(text, dtype=torch.int64, device=model.device)
+        positions = torch.arange(first, first + len(text), device=model.device)
+        embeddings.append(model.embed(ids, positions))
+    packed = pack(embeddings)
     return replace(packed, positions=packed.positions + first)
 
 
@@ -172,7 +178,7 @@ def _tree(texts: Sequence[Sequence[int]], device: torch.device) -> _Tree:
     )
 
 
-def _logprobs(model: IncrementalDecoder, hidden: Tensor, targets: Tensor) -> Tensor:
+def _logprobs(model: StepDecoder, hidden: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each target ``[n]`` at its hidden state ``[n, hidden]``, in chunks."""
     chunk = max(1, _LOGITS_PER_CHUNK // model.vocab_size)
     parts = []

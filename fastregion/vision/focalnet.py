@@ -103,9 +103,7 @@ class FocalModulation(nn.Module):
 
 
 def _depthwise(channels: int, kernel: int) -> nn.Conv2d:
-    return nn.Conv2d(
-        channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
-    )
+    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False)
 
 
 class MLP(nn.Module):

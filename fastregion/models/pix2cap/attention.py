@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,15 +47,16 @@ class Attention(nn.Module):
         Returns:
             ``[B, N, C]``.
         """
-        sources = (q, k, v)
-        projected = [
-            linear(source, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for source, weight, bias in zip(
-                sources, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
-            )
-        ]
+        num_heads = self.num_heads
+
+        def project(source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            rows = linear(source, weight, bias)
+            return rows.view(*rows.shape[:2], num_heads, -1).transpose(1, 2)
+
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = map(project, (q, k, v), weights, biases)
         visible = None if blocked is None else ~blocked.unsqueeze(-3)  # the same for all heads
-        attended = F.scaled_dot_product_attention(*projected, attn_mask=visible, is_causal=causal)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal)
         out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return out
 
@@ -64,8 +67,7 @@ class MLP(nn.Module):
     def __init__(self, *widths: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            Linear(width, next_width)
-            for width, next_width in zip(widths[:-1], widths[1:], strict=True)
+            Linear(width, next_width) for width, next_width in pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:

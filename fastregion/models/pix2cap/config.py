@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from fastregion.models.categories import COCO_PANOPTIC, Category
 from fastregion.models.config_values import check_int, check_keys, required, wrong
-from fastregion.models.pix2cap.coco import COCO_PANOPTIC
 from fastregion.vision.focalnet import FocalNetConfig
 
 __all__ = [
@@ -68,9 +68,9 @@ class DecoderConfig:
     class_weight: float = 2.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
-    densecaption_weight: float = 1.0
+    densecaption_weight: float = 0.1
     no_object_weight: float = 0.1
-    top_densecaption_layers: int = 3
+    top_densecaption_layers: int = 9
     train_num_points: int = 12544
     oversample_ratio: float = 3.0
     importance_sample_ratio: float = 0.75
@@ -197,7 +197,9 @@ def _coco_things() -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pix2CapConfig:
-    """Everything that shapes Pix2Cap; the defaults are the published settings.
+    """Everything that shapes Pix2Cap; the defaults are those of the published weights.
+
+    (Where the published file and the published command that trained them differ, the command's.)
 
     Attributes:
         focal: backbone.
@@ -264,6 +266,17 @@ class Pix2CapConfig:
     def num_classes(self) -> int:
         """K, classes without "no object"."""
         return len(self.class_names) - 1
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The K classes: those of COCO panoptic with their ids, others counted from 1."""
+        names = self.class_names[:-1]
+        if names == _coco_names()[:-1]:
+            return COCO_PANOPTIC
+        return tuple(
+            Category(index + 1, name, index in self.thing_contiguous_ids)
+            for index, name in enumerate(names)
+        )
 
     @property
     def project_maps(self) -> bool:
