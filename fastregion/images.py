@@ -38,6 +38,7 @@ __all__ = [
     "check_output_path",
     "load_image",
     "open_image",
+    "resize_image",
 ]
 
 RgbImage: TypeAlias = npt.NDArray[np.uint8]
@@ -144,6 +145,24 @@ def open_image(
         image.close()
         raise
     return image
+
+
+def resize_image(
+    image: npt.NDArray[Any], size: tuple[int, int], resampling: Image.Resampling
+) -> npt.NDArray[Any]:
+    """Resize by Pillow, columns first, then rows.
+
+    In two calls: newer versions of Pillow take rows first for some sizes, and round otherwise.
+
+    Args:
+        image: uint8 ``[H, W]`` or ``[H, W, 3]``, or int32 ``[H, W]`` (nearest only).
+        size: (height, width) of the result.
+        resampling: Pillow's rule.
+    """
+    height, width = size
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    narrow = picture.resize((width, picture.height), resampling)
+    return np.array(narrow.resize((width, height), resampling))
 
 
 def check_output_path(path: str | os.PathLike[str], *, argument: str = "path") -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastregion import ops
-from fastregion.images import RgbImage
+from fastregion.images import RgbImage, resize_image
 from fastregion.models.checkpoint import read_json
 from fastregion.regions import Region
 
@@ -63,14 +63,9 @@ def _grown(first: int, end: int, limit: int) -> tuple[int, int]:
 
 
 def _resized(picture: RgbImage, size: int) -> Tensor:
-    """``[H, W, 3]`` to ``[3, S, S]`` uint8 by Pillow's bicubic, columns first, then rows.
-
-    In two calls: newer versions of Pillow take rows first for some sizes.
-    """
-    wide = Image.fromarray(np.ascontiguousarray(picture))
-    narrow = wide.resize((size, wide.height), Image.Resampling.BICUBIC)
-    square = narrow.resize((size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+    """``[H, W, 3]`` to ``[3, S, S]`` uint8 by Pillow's bicubic."""
+    square = resize_image(picture, (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(square).permute(2, 0, 1)
 
 
 def full_view(image: RgbImage, size: int) -> Tensor:
