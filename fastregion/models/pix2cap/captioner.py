@@ -9,14 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from fastregion.models.pix2cap.postprocessing import (
-    keep_queries,
-    merge_segments,
-    resize_masks,
-    segments,
-)
-from fastregion.models.pix2cap.processing import inference_size, normalise, pad_batch, resize
-from fastregion.models.segment import Segment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +23,15 @@ from fastregion.models.pix2cap.captions import BEGIN, END, caption_ids, taught_l
 from fastregion.models.pix2cap.config import MODEL_TYPE, NO_OBJECT, Pix2CapConfig
 from fastregion.models.pix2cap.modeling import SIZE_DIVISOR, Pix2CapModel
 from fastregion.models.pix2cap.output import Pix2CapOutput
+from fastregion.models.pix2cap.postprocessing import (
+    keep_queries,
+    merge_segments,
+    resize_masks,
+    segments,
+)
+from fastregion.models.pix2cap.processing import inference_size, normalise, pad_batch, resize
 from fastregion.models.request import RegionRequest, Sampling, check_int
+from fastregion.models.segment import Segment
 from fastregion.models.shared_prompts import SharedPrompts
 from fastregion.models.weights import Layout, load_weights
 from fastregion.regions import Region
