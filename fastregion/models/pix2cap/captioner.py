@@ -445,10 +445,8 @@ def _shares(mask: Any, input_size: tuple[int, int], size: tuple[int, int], like:
     """The share of each place of a mask map, ``[h, w]``, that is inside of a region's mask."""
     inside = torch.from_numpy(mask).to(like.device, torch.float32)[None, None]
     resized = F.interpolate(inside, input_size, mode="area")
-    height, width = size
-    padded = F.pad(
-        resized, (0, _STRIDE * width - input_size[1], 0, _STRIDE * height - input_size[0])
-    )
+    height, width = (_STRIDE * side for side in size)
+    padded = F.pad(resized, (0, width - input_size[1], 0, height - input_size[0]))
     return F.avg_pool2d(padded, _STRIDE)[0, 0]
 
 
