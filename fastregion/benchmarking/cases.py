@@ -12,6 +12,7 @@ from fastregion.benchmarking import (
     gated_cross_attention,
     masks,
     packing,
+    pix2cap,
     regions,
     resizing,
     roi,
@@ -31,4 +32,5 @@ CASES: tuple[Case, ...] = (
     *regions.CASES,
     *gar.CASES,
     *dam.CASES,
+    *pix2cap.CASES,
 )

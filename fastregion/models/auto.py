@@ -19,6 +19,7 @@ _CLASSES = {
     "fastregion-mini": ("fastregion.models.mini", "MiniCaptioner"),
     "GAR": ("fastregion.models.gar", "GarCaptioner"),
     "llava_llama": ("fastregion.models.dam", "DamCaptioner"),
+    "pix2cap": ("fastregion.models.pix2cap", "Pix2CapCaptioner"),
 }
 
 # Captioners whose weights are part of the package, by name.
@@ -34,12 +35,12 @@ _HUB = (
     "nvidia/DAM-3B-Video",
 )
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model"]
+_PIX2CAP_FILE = "model_state_dict.pt"  # published without settings
 _PICKLED_FILES = "pytorch_model*.bin"  # of which nothing is executed; where there is nothing else
 
 # Published systems that are planned: named so that asking for one gets an honest answer.
 _PLANNED = {
     "ureca": "URECA",
-    "pix2cap": "Pix2Cap",
 }
 
 
@@ -50,7 +51,8 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
         name: ``"fastregion/mini"`` (or ``"mini"``), which needs no download; a published
             checkpoint (``"HaochenWang/GAR-1B"``, ``"HaochenWang/GAR-8B"``, ``"nvidia/DAM-3B"``,
             ``"nvidia/DAM-3B-Self-Contained"``, ``"nvidia/DAM-3B-Video"``), which is downloaded
-            once; or a folder with a published checkpoint or written by ``save_pretrained``.
+            once; or a folder with a published checkpoint or written by ``save_pretrained``; or
+            the file ``model_state_dict.pt`` of Pix2Cap's published weights.
         dtype: floating-point type of the weights in memory; None keeps that of a published
             checkpoint, and float32 for mini.
 
@@ -71,6 +73,8 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
         return _load_folder(BUILT_IN[text], model_id=text, dtype=dtype)
     if os.path.isdir(text):
         return _load_folder(Path(text), dtype=dtype)
+    if os.path.isfile(text):
+        return _load_file(Path(text), dtype)
     if text in _HUB:
         from huggingface_hub import snapshot_download
 
@@ -97,9 +101,20 @@ def _known() -> str:
     return ", ".join([*BUILT_IN, *_HUB, "or a folder with a model"])
 
 
+def _load_file(file: Path, dtype: torch.dtype | None) -> Captioner:
+    """Of the published models, only Pix2Cap is a single file."""
+    from fastregion.models.pix2cap import Pix2CapCaptioner
+
+    captioner = Pix2CapCaptioner.from_published(file)
+    captioner.model.to(dtype)
+    return captioner
+
+
 def _load_folder(
     folder: Path, model_id: str | None = None, dtype: torch.dtype | None = None
 ) -> Captioner:
+    if (folder / _PIX2CAP_FILE).is_file() and not (folder / checkpoint.CONFIG).is_file():
+        return _load_file(folder / _PIX2CAP_FILE, dtype)
     model_type = checkpoint.read_config(folder)["model_type"]
     if model_type not in _CLASSES:
         raise ValueError(

@@ -37,7 +37,7 @@ def test_the_built_in_model_runs_in_other_types(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["URECA", "someone/ureca-8b", "pix2cap"],
+    ["URECA", "someone/ureca-8b"],
 )
 def test_planned_models_are_honest(name: str) -> None:
     with pytest.raises(

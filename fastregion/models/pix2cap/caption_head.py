@@ -264,6 +264,7 @@ class _CaptionDecoder(StepDecoder):
         logits: Tensor = self._head.output(hidden)
         return logits
 
+    @inference
     def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
         return super().step(token_ids, cache).scatter_(1, token_ids[:, None], _REPEATED)
 

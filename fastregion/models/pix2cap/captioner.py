@@ -20,7 +20,12 @@ from fastregion.models.categories import Category
 from fastregion.models.pix2cap import checkpoint
 from fastregion.models.pix2cap.caption_head import MAX_TOKENS
 from fastregion.models.pix2cap.captions import BEGIN, END, caption_ids, taught_logits, tidy
-from fastregion.models.pix2cap.config import MODEL_TYPE, NO_OBJECT, Pix2CapConfig
+from fastregion.models.pix2cap.config import (
+    MODEL_TYPE,
+    NO_OBJECT,
+    InferenceConfig,
+    Pix2CapConfig,
+)
 from fastregion.models.pix2cap.modeling import SIZE_DIVISOR, Pix2CapModel
 from fastregion.models.pix2cap.output import Pix2CapOutput
 from fastregion.models.pix2cap.postprocessing import (
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pix2CapBatch", "Pix2CapCaptioner"]
 
+_STRIDE = 4  # of predicted masks in the padded input
 _OUTPUT = "output"  # of an image's predictions, among what a request keeps
 
 
@@ -109,23 +115,24 @@ class Pix2CapCaptioner(Captioner):
         super().__init__(config, tokenizer, model_id=model_id)
 
     @classmethod
-    def from_published(cls, path: str | os.PathLike[str], *, model_id: str | None = None) -> Self:
+    def from_published(cls, file: str | os.PathLike[str], *, model_id: str | None = None) -> Self:
         """Load the published weights; see ``checkpoint`` for what may lie beside them.
 
         Args:
-            path: the file of weights, or its folder.
-            model_id: name for people; the file's or folder's by default.
+            file: ``model_state_dict.pt``, or the same tensors in a safetensors file.
+            model_id: name for people; that of the file's folder by default.
 
         Raises:
             FileNotFoundError: the weights, or a vocabulary, are missing.
             ValueError: a damaged file, or one of another model; the message names file and key.
         """
-        file = checkpoint.weights_file(Path(path))
-        tokenizer, class_tokenizer = checkpoint.read_tokenizers(file.parent)
-        config = checkpoint.read_config(file.parent, class_tokenizer)
-        name = model_id or Path(path).resolve().stem
-        captioner = cls(config, tokenizer, class_tokenizer, model_id=name)
-        load_weights(captioner.model, file, cls.layout)
+        path = Path(file).resolve()
+        if not path.is_file():
+            raise FileNotFoundError(f"model: there is no file {os.fspath(file)!r}")
+        tokenizer, class_tokenizer = checkpoint.read_tokenizers(path.parent)
+        config = checkpoint.read_config(path.parent, class_tokenizer)
+        captioner = cls(config, tokenizer, class_tokenizer, model_id=model_id or path.parent.name)
+        load_weights(captioner.model, path, cls.layout)
         return captioner
 
     @classmethod
@@ -199,25 +206,60 @@ class Pix2CapCaptioner(Captioner):
         categories = self._categories(classes, stuff)
         beams = self.config.text_decoder.beam_size if num_beams is None else num_beams
         check_int("num_beams", beams, at_least=1)
-        inference = self.config.inference
-        least_score = _share("mask_threshold", mask_threshold, inference.object_mask_threshold)
-        least_kept = _share("overlap_threshold", overlap_threshold, inference.overlap_threshold)
+        inference = InferenceConfig(
+            object_mask_threshold=_share(
+                "mask_threshold", mask_threshold, self.config.inference.object_mask_threshold
+            ),
+            overlap_threshold=_share(
+                "overlap_threshold", overlap_threshold, self.config.inference.overlap_threshold
+            ),
+        )
         pixels = self._load_image(image)
         with evaluating(self.model), torch.inference_mode():
             text_embeddings = self.text_embeddings([category.name for category in categories])
             output, input_size = self._predict(pixels, text_embeddings)
-            kept = keep_queries(output.class_logits[0], least_score)
-            height, width = output.mask_logits.shape[2:]
-            masks = resize_masks(
-                output.mask_logits[0, kept.queries],
-                (4 * height, 4 * width),
-                input_size,
-                pixels.shape[:2],
-            )
-            things = [index for index, category in enumerate(categories) if category.isthing]
-            panoptic, merged = merge_segments(kept, masks, things, least_kept)
-            queries = [segment.query for segment in merged]
-            captions = self.caption(output.object_features[0, queries], num_beams=beams)
+        return self.merge(
+            output,
+            input_size,
+            pixels.shape[:2],
+            categories=categories,
+            inference=inference,
+            num_beams=beams,
+        )
+
+    @torch.inference_mode()
+    def merge(
+        self,
+        output: Pix2CapOutput,
+        input_size: tuple[int, int],
+        size: tuple[int, int],
+        *,
+        categories: Sequence[Category],
+        inference: InferenceConfig,
+        num_beams: int,
+    ) -> list[Segment]:
+        """Segments of one picture from its predictions; only what becomes one is captioned.
+
+        Args:
+            output: of one picture.
+            input_size: its height and width in the network, without padding.
+            size: height and width of the segments.
+            categories: the K classes.
+            inference: thresholds.
+            num_beams: as for :meth:`segment`.
+        """
+        kept = keep_queries(output.class_logits[0], inference.object_mask_threshold)
+        height, width = output.mask_logits.shape[2:]
+        masks = resize_masks(
+            output.mask_logits[0, kept.queries],
+            (_STRIDE * height, _STRIDE * width),
+            input_size,
+            size,
+        )
+        things = [index for index, category in enumerate(categories) if category.isthing]
+        panoptic, merged = merge_segments(kept, masks, things, inference.overlap_threshold)
+        queries = [segment.query for segment in merged]
+        captions = self.caption(output.object_features[0, queries], num_beams=num_beams)
         texts = {query: text.text for query, text in zip(queries, captions, strict=True)}
         return segments(panoptic, merged, categories, texts)
 
@@ -403,9 +445,9 @@ def _shares(mask: Any, input_size: tuple[int, int], size: tuple[int, int], like:
     """The share of each place of a mask map, ``[h, w]``, that is inside of a region's mask."""
     inside = torch.from_numpy(mask).to(like.device, torch.float32)[None, None]
     resized = F.interpolate(inside, input_size, mode="area")
-    height, width = size
-    padded = F.pad(resized, (0, 4 * width - input_size[1], 0, 4 * height - input_size[0]))
-    return F.avg_pool2d(padded, 4)[0, 0]
+    height, width = (_STRIDE * side for side in size)
+    padded = F.pad(resized, (0, width - input_size[1], 0, height - input_size[0]))
+    return F.avg_pool2d(padded, _STRIDE)[0, 0]
 
 
 def _sampling(num_beams: int, max_new_tokens: int = MAX_TOKENS) -> Sampling:

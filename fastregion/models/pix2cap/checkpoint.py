@@ -1,7 +1,7 @@
 """Checkpoints of Pix2Cap: the published weights as one file, and our folder.
 
 The published file, ``model_state_dict.pt``, is a flat dictionary of tensors; settings and
-vocabularies are not part of it. Beside it, or in the folder that is loaded, may lie
+vocabularies are not part of it. Beside it may lie
 
     config.json                            the published settings; without it their defaults
     tokenizer_bert/  tokenizer_clip/       vocabularies; without them they are downloaded
@@ -28,11 +28,9 @@ from fastregion.models.weights import Layout
 __all__ = [
     "CLASS_TOKENIZER",
     "PUBLISHED",
-    "PUBLISHED_FILE",
     "read_config",
     "read_tokenizers",
     "save_published",
-    "weights_file",
 ]
 
 PUBLISHED = Layout(
@@ -43,40 +41,16 @@ PUBLISHED = Layout(
         "predictor.": "sem_seg_head.predictor.",
     }
 )
-PUBLISHED_FILE = "model_state_dict.pt"
 CLASS_TOKENIZER = "class_tokenizer.json"
 
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # Folders of the two vocabularies, and where they are published.
 _CAPTIONS = ("tokenizer_bert", "bert-base-uncased")
 _CLASSES = ("tokenizer_clip", "openai/clip-vit-base-patch32")
 _VOCABULARY_FILES = ["tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"]
 
 
-def weights_file(path: Path) -> Path:
-    """The one file with weights, given as itself or as its folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: there are several, none of them called as the published one.
-    """
-    if path.is_file():
-        return path
-    if (path / PUBLISHED_FILE).is_file():
-        return path / PUBLISHED_FILE
-    found = [file for file in sorted(path.glob("*")) if file.suffix in _SUFFIXES]
-    if not found:
-        raise FileNotFoundError(
-            f"model: {os.fspath(path)!r} has no {PUBLISHED_FILE} and no other file of weights"
-        )
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found)
-        raise ValueError(f"model: {os.fspath(path)!r} must have one file of weights, got {names}")
-    return found[0]
-
-
 def read_config(folder: Path, class_tokenizer: Tokenizer) -> Pix2CapConfig:
-    """The settings of a published checkpoint; what the vocabulary decides is taken from it."""
+    """The settings beside the published file; what the vocabulary decides is taken from it."""
     config = Pix2CapConfig()
     if (folder / CONFIG).is_file():
         config = Pix2CapConfig.from_dict(read_json(folder, CONFIG))
