@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastregion.models.pix2cap import criterion as criterion_module
 from fastregion.models.pix2cap.criterion import Pix2CapCriterion
-from fastregion.models.pix2cap.matching import match_captions
+from fastregion.models.pix2cap.matching import match_captions, shrink_masks
 from fastregion.models.pix2cap.output import Pix2CapOutput
 from fastregion.models.pix2cap.points import Draw
 from fastregion.models.pix2cap.targets import Targets
@@ -153,7 +153,10 @@ def test_captions_belong_to_the_best_mask(case: GoldenCase) -> None:
     ):
         height, width = output.mask_logits.shape[2:]
         found = [
-            match_captions(output.mask_logits[b, :-1], image.padded_masks((4 * height, 4 * width)))
+            match_captions(
+                output.mask_logits[b, :-1],
+                shrink_masks(image.padded_masks((4 * height, 4 * width)).float(), (height, width)),
+            )
             for b, image in enumerate(step.targets)
         ]
         assert torch.equal(torch.cat(found), step.expected[f"train.layer{layer}.matched_query"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastregion.models.pix2cap.matching import HungarianMatcher, match_captions
+from fastregion.models.pix2cap.matching import HungarianMatcher, match_captions, shrink_masks
 from fastregion.models.pix2cap.output import Pix2CapOutput
 from fastregion.models.pix2cap.points import Draw, sample_points, uncertain_points
 from fastregion.models.pix2cap.targets import Targets
@@ -132,13 +132,15 @@ class Pix2CapCriterion(nn.Module):
                 f"got {len(targets)}"
             )
         height, width = output.mask_logits.shape[2:]
-        padded = [image.padded_masks((height * _STRIDE, width * _STRIDE)) for image in targets]
+        padded_size = height * _STRIDE, width * _STRIDE
+        padded = [image.padded_masks(padded_size).float() for image in targets]
+        small = [shrink_masks(masks, (height, width)) for masks in padded]
         count = _mean_over_processes(sum(map(len, padded)), output.mask_logits.device)
         losses: dict[str, Tensor] = {}
         for index, layer in enumerate((output, *reversed(output.auxiliary))):
             found = self._mask_losses(layer, targets, padded, count, draw)
             if index < self.num_caption_layers:
-                found["densecaption"] = self._caption_loss(layer, targets, padded, caption_head)
+                found["densecaption"] = self._caption_loss(layer, targets, small, caption_head)
             for name, loss in found.items():
                 losses[f"loss_{name}_{index}"] = self.weights[name] * loss
         return losses
@@ -166,7 +168,7 @@ class Pix2CapCriterion(nn.Module):
             class_logits.transpose(1, 2).float(), wanted_class, self.empty_weight
         )
         predicted = torch.cat([mask_logits[b, q] for b, (q, _) in enumerate(matches)]).float()
-        wanted = torch.cat([masks[b][t] for b, (_, t) in enumerate(matches)]).float()
+        wanted = torch.cat([masks[b][t] for b, (_, t) in enumerate(matches)])
         if not len(predicted):
             nothing = mask_logits.sum() * 0.0
             return {"mask_ce": class_loss, "mask_bce": nothing, "mask_dice": nothing}

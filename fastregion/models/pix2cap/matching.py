@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fastregion.models.pix2cap.assignment import linear_sum_assignment
 from fastregion.models.pix2cap.points import Draw, sample_points
 
-__all__ = ["HungarianMatcher", "match_captions"]
+__all__ = ["HungarianMatcher", "match_captions", "shrink_masks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class HungarianMatcher:
             class_logits: ``[Q, K + 1]``.
             mask_logits: ``[Q, h, w]``.
             classes: int64 ``[T]``.
-            masks: bool ``[T, H, W]``, padded like the batch.
+            masks: float32 ``[T, H, W]``, 0 or 1, padded like the batch.
             draw: the source of points; asked once, also where there is no target.
 
         Returns:
@@ -56,7 +56,7 @@ class HungarianMatcher:
             return nothing, nothing
         probabilities = class_logits.float().softmax(-1)
         predicted = sample_points(mask_logits.float(), points)  # [Q, P]
-        wanted = sample_points(masks.float(), points)  # [T, P]
+        wanted = sample_points(masks, points)  # [T, P]
         # BCE of logit x and target t is softplus(x) - x t: one product for all pairs.
         bce = (F.softplus(predicted).sum(1)[:, None] - predicted @ wanted.T) / self.num_points
         inside = predicted.sigmoid()
@@ -71,6 +71,21 @@ class HungarianMatcher:
         return torch.from_numpy(rows), torch.from_numpy(columns)
 
 
+def shrink_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Targets at the size of predicted masks: inside is where bilinear sampling finds any of them.
+
+    Args:
+        masks: float32 ``[T, H, W]``, 0 or 1, padded like the batch.
+        size: (h, w).
+
+    Returns:
+        bool ``[T, h, w]``.
+    """
+    if not len(masks):
+        return torch.zeros(0, *size, dtype=torch.bool, device=masks.device)
+    return F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0] > 0
+
+
 @torch.no_grad()
 def match_captions(mask_logits: Tensor, masks: Tensor) -> Tensor:
     """For each target the query whose mask overlaps it most; several may share one.
@@ -80,16 +95,14 @@ def match_captions(mask_logits: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         mask_logits: ``[Q, h, w]``.
-        masks: bool ``[T, H, W]``, padded like the batch.
+        masks: bool ``[T, h, w]``, what :func:`shrink_masks` returns.
 
     Returns:
         int64 ``[T]``.
     """
     if not len(masks):
         return torch.empty(0, dtype=torch.long, device=mask_logits.device)
-    size = mask_logits.shape[1:]
-    small = F.interpolate(masks[None].float(), size, mode="bilinear", align_corners=False)[0] > 0
-    wanted, predicted = small.flatten(1).float(), (mask_logits > 0).flatten(1).float()
+    wanted, predicted = masks.flatten(1).float(), (mask_logits > 0).flatten(1).float()
     shared = wanted @ predicted.T  # [T, Q]
     union = wanted.sum(1)[:, None] + predicted.sum(1)[None] - shared
     return (shared / union).argmax(1)  # 0 / 0 is NaN, the first of which argmax takes

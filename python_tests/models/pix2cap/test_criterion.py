@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fastregion.models.pix2cap.assignment import linear_sum_assignment
 from fastregion.models.pix2cap.criterion import Pix2CapCriterion, caption_loss
-from fastregion.models.pix2cap.matching import match_captions
+from fastregion.models.pix2cap.matching import match_captions, shrink_masks
 from fastregion.models.pix2cap.output import Pix2CapOutput
 from fastregion.models.pix2cap.points import sample_points, uncertain_points, uniform_points
 from fastregion.models.pix2cap.targets import Targets
@@ -84,11 +84,13 @@ def test_most_points_are_where_a_mask_is_unsure() -> None:
 def test_a_caption_of_an_empty_mask_goes_to_the_first_empty_query() -> None:
     predicted = torch.full((4, 4, 4), -1.0)
     predicted[0], predicted[1, :2], predicted[3, 2:] = 1.0, 1.0, 1.0
-    masks = torch.zeros(3, 16, 16, dtype=torch.bool)
-    masks[0, 8:], masks[2, :8] = True, True
-    assert match_captions(predicted, masks).tolist() == [3, 2, 1]
-    assert match_captions(predicted[[0, 1, 3]], masks).tolist() == [2, 0, 1]
-    assert match_captions(predicted, masks[:0]).tolist() == []
+    masks = torch.zeros(3, 16, 16)
+    masks[0, 8:], masks[2, :8] = 1, 1
+    small = shrink_masks(masks, (4, 4))
+    assert small.dtype == torch.bool
+    assert match_captions(predicted, small).tolist() == [3, 2, 1]
+    assert match_captions(predicted[[0, 1, 3]], small).tolist() == [2, 0, 1]
+    assert match_captions(predicted, shrink_masks(masks[:0], (4, 4))).tolist() == []
 
 
 def test_caption_loss_is_smoothed_cross_entropy_less_a_constant() -> None:
