@@ -40,7 +40,7 @@ __all__ = [
     "check_pixels",
     "load_image",
     "open_image",
-    "resize_bicubic",
+    "resize_image",
 ]
 
 RgbImage: TypeAlias = npt.NDArray[np.uint8]
@@ -186,6 +186,24 @@ def check_pixels(
         )
 
 
+def resize_image(
+    image: npt.NDArray[Any], size: tuple[int, int], resampling: Image.Resampling
+) -> npt.NDArray[Any]:
+    """Resize by Pillow, columns first, then rows.
+
+    In two calls: newer versions of Pillow take rows first for some sizes, and round otherwise.
+
+    Args:
+        image: uint8 ``[H, W]`` or ``[H, W, 3]``, or int32 ``[H, W]`` (nearest only).
+        size: (height, width) of the result.
+        resampling: Pillow's rule.
+    """
+    height, width = size
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    narrow = picture.resize((width, picture.height), resampling)
+    return np.array(narrow.resize((width, height), resampling))
+
+
 def check_output_path(path: str | os.PathLike[str], *, argument: str = "path") -> None:
     """Raise ValueError unless a picture can be saved there.
 
@@ -237,16 +255,6 @@ def _limit(max_pixels: int | None) -> int:
     if value < 1:
         raise ValueError(f"{name}: expected a positive integer, got {value}")
     return value
-
-
-def resize_bicubic(image: RgbImage, width: int, height: int) -> RgbImage:
-    """Resize ``[H, W, 3]`` by Pillow's bicubic with antialiasing, columns first, then rows.
-
-    In two calls: newer versions of Pillow take rows first for some sizes, and round otherwise.
-    """
-    wide = Image.fromarray(np.ascontiguousarray(image))
-    narrow = wide.resize((width, wide.height), Image.Resampling.BICUBIC)
-    return np.array(narrow.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _from_pil(image: Image.Image, argument: str) -> RgbImage:

@@ -12,6 +12,7 @@ from fastregion.benchmarking import (
     gated_cross_attention,
     masks,
     packing,
+    pix2cap,
     regions,
     resizing,
     roi,
@@ -33,4 +34,5 @@ CASES: tuple[Case, ...] = (
     *gar.CASES,
     *dam.CASES,
     *ureca.CASES,
+    *pix2cap.CASES,
 )

@@ -1,4 +1,4 @@
-"""The command line: ``fastregion describe``, ``ask``, ``info``, ``train``, ``eval`` (floor 6).
+"""The command line (floor 6): ``describe``, ``ask``, ``segment``, ``info``, ``train``, ``eval``.
 
 Commands import what they run when they run, so that ``fastregion --help`` needs neither torch nor
 transformers.

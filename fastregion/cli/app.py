@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fastregion._version import __version__
-from fastregion.cli import bench, describe, info, mini
+from fastregion.cli import bench, describe, info, mini, segment
 from fastregion.cli.errors import BAD_INPUT, print_error
 
 __all__ = ["main"]
@@ -27,6 +27,7 @@ _HELP = """Describe regions of images in words.
   fastregion describe street.jpg --box 40,60,220,300
   fastregion describe street.jpg --mask car.png --mask tree.png --plot out.png
   fastregion ask street.jpg "What color is it?" --point 120,80
+  fastregion segment street.jpg --plot out.png
   fastregion info
 
 Boxes are x0,y0,x1,y1 in pixels, x1 and y1 excluded; points are x,y.
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.command("describe", help=describe.DESCRIBE_HELP)(describe.describe)
 app.command("ask", help=describe.ASK_HELP)(describe.ask)
+app.command("segment", help=segment.SEGMENT_HELP)(segment.segment)
 app.command("bench", help=bench.BENCH_HELP)(bench.bench)
 app.command("info")(info.info)
 app.add_typer(mini.train_app, name="train")

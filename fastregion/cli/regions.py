@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -70,6 +69,7 @@ def read_regions(
     """
     if not (masks or boxes or points or rles):
         raise ValueError("region: give at least one --mask, --box, --point or --rle")
+    from fastregion.json_files import read_json_file
     from fastregion.regions import Region, as_regions
 
     regions: list[Region] = []
@@ -85,7 +85,7 @@ def read_regions(
             regions.append(Region.from_points([_numbers(part, "x,y") for part in parts], size))
     for file in rles or ():
         with bad_input(f"--rle {file}"):
-            found = as_regions(_read_json(file), size)
+            found = as_regions(read_json_file(file, _MAX_RLE_BYTES), size)
             if not found:
                 raise ValueError("holds no region")
             regions += found
@@ -100,16 +100,3 @@ def _numbers(text: str, form: str) -> tuple[float, ...]:
     if len(numbers) != len(form.split(",")) or not all(math.isfinite(n) for n in numbers):
         raise ValueError(f"expected {form}, got {text!r}")
     return numbers
-
-
-def _read_json(file: Path) -> Any:
-    if not file.is_file():
-        raise FileNotFoundError("no such file")
-    if file.stat().st_size > _MAX_RLE_BYTES:
-        raise ValueError(f"the file is larger than {_MAX_RLE_BYTES >> 20} MiB")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"not valid JSON ({error})") from error
-    except RecursionError as error:
-        raise ValueError("not valid JSON (nested too deeply)") from error

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from fastregion.language.cache import KVCache
+from fastregion.language.decoder import IncrementalDecoder
 from fastregion.language.generation import (
     FinishReason,
     Generated,
@@ -89,14 +90,14 @@ def beam_search(
         TypeError, ValueError, NotImplementedError, FloatingPointError: see ``generate``.
     """
     check_beams(num_beams, length_penalty, early_stopping)
-    model, ends = check_limits(decoder, prompts, max_new_tokens, eos_token_ids)
+    model = IncrementalDecoder(decoder)
+    ends = check_limits(model, prompts, max_new_tokens, eos_token_ids)
     shared = check_prefixes(model, prompts, prefixes, prefix_of)
     read = new_cache(model, prompts, shared)
     last_tokens = prompts.cu_seqlens[1:].long() - 1
     logits = model.logits(model.prefill(prompts, read)[last_tokens])
     positions = read.positions
-    # The last token of the context can still be chosen, it is only never read.
-    room = (model.max_positions + 1 - positions).tolist()
+    room = (model.longest - positions).tolist()
     searches = [
         _Search(
             num_beams=num_beams,
@@ -126,7 +127,7 @@ def beam_search(
         newest = newest.to(model.device)
         if cache is None:
             first = PackedPrompts(
-                embeddings=model.embed(newest),
+                embeddings=model.embed(newest, positions[rows]),
                 cu_seqlens=torch.arange(len(rows) + 1, dtype=torch.int32, device=model.device),
                 positions=positions[rows],
             )

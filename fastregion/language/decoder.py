@@ -7,54 +7,29 @@ Per layer, on rows x of the residual stream (N: RMSNorm, R_p: rotary embedding a
     x <- x + W_down (act(W_gate N(x)) * W_up N(x))
 
 The generic forward of transformers spends milliseconds of Python on each token of a small model.
-Here the modules' weights are looked up once per call, and three ways to attend share one forward:
-
-* ``prefill`` of prompts, packed without padding: ``ops.cross_attention``;
-* ``prefill`` of prompts that continue shared ones: ``ops.decode_attention`` in small blocks;
-* ``step``, one new token per sequence against the cache: ``ops.decode_attention``.
+Here the modules' weights are looked up once per call, and ``StepDecoder`` drives the layers.
 
 Weights are used where they are, neither copied nor fused: a training step between two calls is
 seen, and a large model is not held twice. The rotary angles come from the model's own module, so
-its scaling (linear, llama3, yarn, dynamic) holds. Everything runs in the dtype of the weights;
-autocast has no effect.
+its scaling (linear, llama3, yarn, dynamic) holds.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastregion.language.cache import KVCache
-from fastregion.language.packed import PackedPrompts
-from fastregion.ops import append_kv_, cross_attention, decode_attention
+from fastregion.language.step_decoder import Attend, StepDecoder, inference
 
-__all__ = ["IncrementalDecoder"]
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-# (layer, queries [rows, H, D], keys [rows, KV, D], values) -> [rows, H, D]
-_Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+__all__ = ["IncrementalDecoder", "step_decoder"]
 
 _SUPPORTED = ("llama", "qwen2")  # config.model_type
 _TABLE_STEP = 64  # positions the rotary table grows by: one refill per 64 tokens
-
-
-def _inference(
-    method: Callable[Concatenate[IncrementalDecoder, _P], _R],
-) -> Callable[Concatenate[IncrementalDecoder, _P], _R]:
-    """Run without gradients and in the decoder's own dtype, whatever the caller's context."""
-
-    @functools.wraps(method)
-    def run(self: IncrementalDecoder, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            return method(self, *args, **kwargs)
-
-    return run
 
 
 class _Linear(NamedTuple):
@@ -101,7 +76,7 @@ class _Layer(NamedTuple):
     activation: Callable[[Tensor], Tensor]
 
 
-class IncrementalDecoder:
+class IncrementalDecoder(StepDecoder):
     """Prefill, decoding steps and tree scoring over a decoder's weights.
 
     Make one per call (it takes microseconds): it holds the weights that the modules hold now.
@@ -109,12 +84,6 @@ class IncrementalDecoder:
     Args:
         decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``, on one device and in
             one floating dtype, with plain ``nn.Linear`` projections.
-
-    Attributes:
-        hidden_size: width of an embedding.
-        vocab_size: number of tokens.
-        max_positions: positions the model is made for (``max_position_embeddings``).
-        dtype, device: those of the weights.
 
     Raises:
         TypeError: not such a decoder; adapters or quantised layers in place of ``nn.Linear``; mixed
@@ -141,20 +110,19 @@ class IncrementalDecoder:
             raise NotImplementedError("decoder: rotary angles of type 'longrope' are not supported")
         self._embedding: Tensor = model.embed_tokens.weight
         self._layers = [_read_layer(layer) for layer in model.layers]
+        self.num_layers = len(self._layers)
         self._norm = _read_norm(model.norm)
         self._head = _read_linear(causal_lm.lm_head, "lm_head")
         self._num_heads: int = config.num_attention_heads
-        self._num_kv_heads: int = config.num_key_value_heads
-        self._head_dim: int = self._layers[0].query.weight.shape[1] // self._num_heads
-        self._padding = -self._head_dim % 8  # the operators' widths are multiples of 8
-        self._scale = self._head_dim**-0.5
-        self.hidden_size: int = config.hidden_size
+        self.num_kv_heads = config.num_key_value_heads
+        self.head_dim = self._layers[0].query.weight.shape[1] // self._num_heads
+        self.hidden_size = config.hidden_size
         self.vocab_size = self._embedding.shape[0]
-        self.max_positions: int = config.max_position_embeddings
+        self.max_positions = config.max_position_embeddings
         self.dtype, self.device = self._embedding.dtype, self._embedding.device
         self._check_weights()
         self._rotary: nn.Module = model.rotary_emb
-        self._angles: Tensor = self._embedding.new_empty(2, 0, 1, self._head_dim)
+        self._angles: Tensor = self._embedding.new_empty(2, 0, 1, self.head_dim)
 
     def _check_weights(self) -> None:
         tensors = [self._embedding, self._head.weight, self._norm.weight]
@@ -169,162 +137,35 @@ class IncrementalDecoder:
         if len(devices) > 1 or self.device.type == "meta":
             raise ValueError(f"decoder: all weights must be on one device, got {sorted(devices)}")
 
-    def check(self, prompts: PackedPrompts) -> None:
-        """Raise unless this decoder can read the prompts.
-
-        Raises:
-            TypeError: ``prompts`` is not ``PackedPrompts`` or has another dtype.
-            ValueError: another hidden size or device, or more positions than the model has.
-        """
-        if not isinstance(prompts, PackedPrompts):
-            raise TypeError(f"prompts: expected PackedPrompts, got {type(prompts).__name__}")
-        if prompts.hidden_size != self.hidden_size:
-            raise ValueError(
-                f"prompts: hidden size must be the decoder's {self.hidden_size}, "
-                f"got {prompts.hidden_size}"
-            )
-        if prompts.embeddings.dtype != self.dtype:
-            raise TypeError(
-                f"prompts: embeddings must have the decoder's dtype {self.dtype}, "
-                f"got {prompts.embeddings.dtype}; convert them with prompts.to(dtype=...)"
-            )
-        if prompts.embeddings.device != self.device:
-            raise ValueError(
-                f"prompts: must be on the decoder's device {self.device}, "
-                f"got {prompts.embeddings.device}; move them with prompts.to(device)"
-            )
-        highest = int(prompts.positions.max())
-        if highest >= self.max_positions:
-            raise ValueError(
-                "prompts: positions must be below the decoder's max_position_embeddings "
-                f"{self.max_positions}, got {highest}"
-            )
-
-    @_inference
-    def prefill(self, prompts: PackedPrompts, cache: KVCache | None = None) -> Tensor:
-        """Read the prompts.
-
-        Args:
-            prompts: ``B`` prompts that fit this decoder (see ``check``).
-            cache: where to keep keys and values, from ``new_cache``; None keeps none. If it stands
-                on a prefix, the prompts see that too.
-
-        Returns:
-            The last layer's normalised hidden states, ``[total_tokens, hidden]``.
-        """
-        bounds = prompts.cu_seqlens
-        rows, columns = _places(prompts)
-
-        def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if cache is None or cache.prefix(index) is None:
-                out, _ = cross_attention(
-                    q,
-                    k,
-                    v,
-                    scale=self._scale,
-                    causal=True,
-                    cu_seqlens_q=bounds,
-                    cu_seqlens_k=bounds,
-                )
-                if cache is not None:
-                    append_kv_(*cache.layers[index], k, v, rows, columns)
-                return out
-            out, _ = decode_attention(
-                q,
-                *cache.layers[index],
-                cache.lengths,
-                cu_seqlens_q=bounds,
-                scale=self._scale,
-                prefix=cache.prefix(index),
-                k_new=k,
-                v_new=v,
-            )
-            return out
-
-        angles = self._angles_at(prompts.positions, int(prompts.positions.max()))
-        return self._forward(prompts.embeddings, angles, attend)
-
-    @_inference
-    def new_cache(
-        self,
-        prompts: PackedPrompts,
-        prefix: KVCache | None = None,
-        prefix_of: Sequence[int] = (),
-    ) -> KVCache:
-        """An empty cache for these prompts, to be filled by ``prefill``.
-
-        Args:
-            prompts: ``B`` prompts.
-            prefix: a filled cache of the same decoder; the prompts continue its sequences.
-            prefix_of: with ``prefix``, which of its sequences each prompt continues.
-        """
-        last = prompts.positions.index_select(0, prompts.cu_seqlens[1:].long() - 1)
-        return KVCache(
-            num_layers=len(self._layers),
-            num_kv_heads=self._num_kv_heads,
-            head_dim=self._head_dim + self._padding,
-            lengths=prompts.lengths,
-            positions=last + 1,
-            dtype=self.dtype,
-            prefix=prefix,
-            prefix_of=prefix_of,
-        )
-
-    @_inference
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """Embeddings ``[n, hidden]`` of token ids ``[n]``."""
+    @inference
+    def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        """Embeddings ``[n, hidden]`` of token ids ``[n]``; the layers turn by positions."""
         return F.embedding(token_ids, self._embedding)
 
-    @_inference
-    def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
-        """Append one token to each sequence.
-
-        Args:
-            token_ids: int64 ``[B]``, the newest token of each sequence.
-            cache: filled by ``prefill``; grows by one column.
-
-        Returns:
-            Logits of the next token, ``[B, vocab]``.
-        """
-        angles = self._angles_at(cache.positions, cache.highest_position)
-        cache.advance()
-
-        def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out, _ = decode_attention(
-                q,
-                *cache.layers[index],
-                cache.lengths,
-                rows=cache.rows,
-                scale=self._scale,
-                prefix=cache.prefix(index),
-                k_new=k,
-                v_new=v,
-            )
-            return out
-
-        return self._head(self._forward(self.embed(token_ids), angles, attend))
-
-    @_inference
+    @inference
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[n, vocab]`` of hidden states ``[n, hidden]``."""
         return self._head(hidden)
 
-    def _forward(self, x: Tensor, angles: Tensor, attend: _Attend) -> Tensor:
+    def _layers_at(self, positions: Tensor, highest: int) -> Callable[[Tensor, Attend], Tensor]:
+        return functools.partial(self._forward, self._angles_at(positions, highest))
+
+    def _forward(self, angles: Tensor, x: Tensor, attend: Attend) -> Tensor:
         """All layers on rows ``x [rows, hidden]``; ``attend`` is the only part that differs."""
-        rotated = self._num_heads + self._num_kv_heads
+        rotated = self._num_heads + self.num_kv_heads
         cos, sin = angles  # [rows, 1, head_dim] each
         for index, layer in enumerate(self._layers):
             normed = layer.input_norm(x)
             qkv = torch.cat((layer.query(normed), layer.key(normed), layer.value(normed)), dim=-1)
-            qkv = qkv.view(-1, rotated + self._num_kv_heads, self._head_dim)
+            qkv = qkv.view(-1, rotated + self.num_kv_heads, self.head_dim)
             # R_p t = t cos + (-t2, t1) sin for the halves t1, t2; the sign is in the table
             turning = qkv[:, :rotated]
-            swapped = turning.roll(self._head_dim // 2, -1)
+            swapped = turning.roll(self.head_dim // 2, -1)
             turning.mul_(cos).addcmul_(swapped, sin)
-            if self._padding:  # zeros change no score and give outputs that are cut off again
-                qkv = F.pad(qkv, (0, self._padding))
-            q, k, v = torch.split(qkv, [self._num_heads, self._num_kv_heads, self._num_kv_heads], 1)
-            attended = attend(index, q, k, v)[..., : self._head_dim]
+            if self.padding:  # zeros change no score and give outputs that are cut off again
+                qkv = F.pad(qkv, (0, self.padding))
+            q, k, v = torch.split(qkv, [self._num_heads, self.num_kv_heads, self.num_kv_heads], 1)
+            attended = attend(index, q, k, v)[..., : self.head_dim]
             x = x + layer.output(attended.flatten(1))
             normed = layer.post_attention_norm(x)
             x = x + layer.down(layer.activation(layer.gate(normed)) * layer.up(normed))
@@ -336,20 +177,19 @@ class IncrementalDecoder:
             count = min(highest + _TABLE_STEP, self.max_positions)
             every = torch.arange(count, device=self.device)
             cos, sin = self._rotary(self._embedding, every[None])  # [1, count, head_dim] each
-            if cos.shape[-1] != self._head_dim:
+            if cos.shape[-1] != self.head_dim:
                 raise NotImplementedError(
-                    f"decoder: rotary width must be head_dim {self._head_dim}, got {cos.shape[-1]}"
+                    f"decoder: rotary width must be head_dim {self.head_dim}, got {cos.shape[-1]}"
                 )
-            sin[..., : self._head_dim // 2].neg_()
+            sin[..., : self.head_dim // 2].neg_()
             self._angles = torch.stack((cos[0], sin[0])).unsqueeze(2)
         return self._angles.index_select(1, positions)
 
 
-def _places(prompts: PackedPrompts) -> tuple[Tensor, Tensor]:
-    """Row and column of every token ``[total_tokens]`` in a cache that holds the prompts."""
-    bounds = prompts.cu_seqlens.long()
-    rows = torch.repeat_interleave(bounds.diff(), output_size=prompts.total_tokens)
-    return rows, torch.arange(prompts.total_tokens, device=bounds.device) - bounds[rows]
+def step_decoder(decoder: nn.Module) -> StepDecoder:
+    """What drives a decoder's layers: its own ``step_decoder()``, or that of transformers' ones."""
+    make: Callable[[], StepDecoder] | None = getattr(decoder, "step_decoder", None)
+    return IncrementalDecoder(decoder) if make is None else make()
 
 
 def _read_layer(layer: Any) -> _Layer:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fastregion.language.decoder import IncrementalDecoder
+from fastregion.language.decoder import step_decoder
 from fastregion.language.packed import PackedPrompts, check_token_ids
 from fastregion.language.prefixes import ReadPrefixes, check_prefixes, new_cache
 from fastregion.language.sampling import Sampler
+from fastregion.language.step_decoder import StepDecoder
 
 __all__ = ["FinishReason", "Generated", "Token", "generate", "stream"]
 
@@ -68,6 +69,7 @@ def generate(
     stop: Stop | None = None,
     prefixes: PackedPrompts | ReadPrefixes | None = None,
     prefix_of: Sequence[int] | None = None,
+    first_ranks: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Continue every prompt until it ends.
 
@@ -75,7 +77,8 @@ def generate(
     not depend on its neighbours, up to rounding; that holds for sampling too (see ``Sampler``).
 
     Args:
-        decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
+        decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``, or a module that has
+            a ``step_decoder()``.
         prompts: ``B`` prompts of the decoder's hidden size, dtype and device.
         max_new_tokens: tokens per sequence, at least 1; the model's context may end earlier.
         eos_token_ids: tokens that end a sequence; may be empty.
@@ -90,6 +93,8 @@ def generate(
             ``read_prefixes`` made of them before. The prompts then hold what follows; their
             positions go on from the prefix.
         prefix_of: with ``prefixes``, the index of each prompt's prefix.
+        first_ranks: for each prompt, which of the most likely tokens comes first: 0 is the most
+            likely, 1 the next; with a temperature of 0 only. None: however tokens are chosen.
 
     Returns:
         One result per prompt, in order.
@@ -113,6 +118,7 @@ def generate(
         stop=stop,
         prefixes=prefixes,
         prefix_of=prefix_of,
+        first_ranks=first_ranks,
     )
     by_prompt: list[list[Token]] = [[] for _ in range(prompts.batch_size)]
     for token in tokens:
@@ -142,6 +148,7 @@ def stream(
     stop: Stop | None = None,
     prefixes: PackedPrompts | ReadPrefixes | None = None,
     prefix_of: Sequence[int] | None = None,
+    first_ranks: Sequence[int] | None = None,
 ) -> Iterator[Token]:
     """Continue every prompt, token by token; the arguments are those of ``generate``.
 
@@ -152,18 +159,20 @@ def stream(
         An iterator; work happens as it advances, and leaving it early stops the work.
     """
     sampler = Sampler(temperature, top_p, generator, top_k)
-    model, ends = check_limits(decoder, prompts, max_new_tokens, eos_token_ids)
+    model = step_decoder(decoder)
+    ends = check_limits(model, prompts, max_new_tokens, eos_token_ids)
     shared = check_prefixes(model, prompts, prefixes, prefix_of)
-    return _decode(model, prompts, shared, max_new_tokens, ends, sampler, stop)
+    ranks = _check_ranks(first_ranks, prompts, temperature, model)
+    return _decode(model, prompts, shared, max_new_tokens, ends, sampler, stop, ranks)
 
 
 def check_limits(
-    decoder: nn.Module,
+    model: StepDecoder,
     prompts: PackedPrompts,
     max_new_tokens: int,
     eos_token_ids: int | Iterable[int],
-) -> tuple[IncrementalDecoder, frozenset[int]]:
-    """The decoder and the end tokens, checked together with what they shall continue."""
+) -> frozenset[int]:
+    """The end tokens, checked together with the decoder and what it shall continue."""
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
         raise TypeError(f"max_new_tokens: must be an integer, got {type(max_new_tokens).__name__}")
     if max_new_tokens < 1:
@@ -174,28 +183,50 @@ def check_limits(
             f"got {type(eos_token_ids).__name__}"
         )
     ends = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids)
-    model = IncrementalDecoder(decoder)
     check_token_ids("eos_token_ids:", ends, model.vocab_size)
     model.check(prompts)
-    return model, frozenset(ends)
+    return frozenset(ends)
+
+
+def _check_ranks(
+    ranks: Sequence[int] | None,
+    prompts: PackedPrompts,
+    temperature: float,
+    model: StepDecoder,
+) -> Tensor | None:
+    """Ranks ``[B]`` of the prompts' first tokens, checked."""
+    if ranks is None:
+        return None
+    if temperature:
+        raise ValueError(f"first_ranks: temperature must be 0, got {temperature}")
+    if len(ranks) != len(prompts):
+        raise ValueError(
+            f"first_ranks: must hold a rank for each of {len(prompts)} prompts, got {len(ranks)}"
+        )
+    for index, rank in enumerate(ranks):
+        if not 0 <= rank < model.vocab_size:
+            raise ValueError(
+                f"first_ranks: must be in 0..{model.vocab_size - 1}, got {rank} for prompt {index}"
+            )
+    return torch.tensor(ranks, device=model.device)
 
 
 def _decode(
-    model: IncrementalDecoder,
+    model: StepDecoder,
     prompts: PackedPrompts,
     shared: tuple[PackedPrompts | ReadPrefixes, Sequence[int]] | None,
     max_new_tokens: int,
     ends: frozenset[int],
     sampler: Sampler,
     stop: Stop | None,
+    first_ranks: Tensor | None,
 ) -> Iterator[Token]:
     """The decoding loop: choose, report, drop what has ended, step."""
     batch_size = prompts.batch_size
     cache = new_cache(model, prompts, shared)
     last_tokens = prompts.cu_seqlens[1:].long() - 1
     logits = model.logits(model.prefill(prompts, cache)[last_tokens])
-    # The last token of the context can still be chosen, it is only never read.
-    room = (model.max_positions + 1 - cache.positions).tolist()
+    room = (model.longest - cache.positions).tolist()
     limits = [min(max_new_tokens, left) for left in room]
     uniform = sampler.draw(batch_size, min(max_new_tokens, model.max_positions), model.device)
     rows = list(range(batch_size))  # the prompt that each row of the batch continues
@@ -204,6 +235,8 @@ def _decode(
         step = len(texts[rows[0]])
         draws = None if uniform is None else uniform[rows, step]
         chosen, logprobs = sampler.choose(logits, draws)
+        if first_ranks is not None and step == 0:
+            chosen, logprobs = _at_ranks(logits, first_ranks)
         ended = []
         tokens = []
         for row, token_id, logprob in zip(
@@ -234,3 +267,11 @@ def _decode(
             rows = [rows[row] for row in kept]
             chosen = chosen[kept]
         logits = model.step(chosen, cache)
+
+
+def _at_ranks(logits: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """The token of a rank for each row, and its log-probability."""
+    logprobs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    best, tokens = logprobs.topk(int(ranks.max()) + 1)
+    ranks = ranks[:, None]
+    return tokens.gather(1, ranks).squeeze(1), best.gather(1, ranks).squeeze(1)

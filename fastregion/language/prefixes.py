@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from fastregion.language.cache import KVCache
-from fastregion.language.decoder import IncrementalDecoder
+from fastregion.language.decoder import step_decoder
 from fastregion.language.packed import PackedPrompts
+from fastregion.language.step_decoder import StepDecoder
 
 __all__ = ["ReadPrefixes", "check_prefixes", "new_cache", "read_prefixes"]
 
@@ -40,19 +41,19 @@ def read_prefixes(decoder: nn.Module, prompts: PackedPrompts) -> ReadPrefixes:
     Raises:
         TypeError, ValueError, NotImplementedError: see ``generate``.
     """
-    model = IncrementalDecoder(decoder)
+    model = step_decoder(decoder)
     model.check(prompts)
     return _read(model, prompts)
 
 
-def _read(model: IncrementalDecoder, prompts: PackedPrompts) -> ReadPrefixes:
+def _read(model: StepDecoder, prompts: PackedPrompts) -> ReadPrefixes:
     cache = model.new_cache(prompts)
     model.prefill(prompts, cache)
     return ReadPrefixes(prompts, cache)
 
 
 def check_prefixes(
-    model: IncrementalDecoder,
+    model: StepDecoder,
     prompts: PackedPrompts,
     prefixes: PackedPrompts | ReadPrefixes | None,
     prefix_of: Sequence[int] | None,
@@ -77,7 +78,7 @@ def check_prefixes(
 
 
 def new_cache(
-    model: IncrementalDecoder,
+    model: StepDecoder,
     prompts: PackedPrompts,
     shared: tuple[PackedPrompts | ReadPrefixes, Sequence[int]] | None,
 ) -> KVCache:

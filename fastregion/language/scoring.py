@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fastregion.language.cache import KVCache
-from fastregion.language.decoder import IncrementalDecoder
+from fastregion.language.decoder import step_decoder
 from fastregion.language.packed import IGNORED_LABEL, PackedPrompts, check_token_ids, pack
 from fastregion.language.prefixes import ReadPrefixes, check_prefixes, new_cache
+from fastregion.language.step_decoder import StepDecoder
 
 __all__ = ["score", "score_continuations", "token_logprobs"]
 
@@ -32,7 +33,7 @@ def token_logprobs(
     As in training, the label of a prompt's first token is left out: nothing predicts it.
 
     Args:
-        decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
+        decoder: as for ``generate``.
         prompts: ``B`` prompts with labels.
         prefixes: as for ``generate``; the first token behind a prefix is left out too.
         prefix_of: as for ``generate``.
@@ -46,7 +47,7 @@ def token_logprobs(
         ValueError: prompts without labels, a label outside the vocabulary; see also ``generate``.
         NotImplementedError: see ``generate``.
     """
-    model = IncrementalDecoder(decoder)
+    model = step_decoder(decoder)
     model.check(prompts)
     shared = check_prefixes(model, prompts, prefixes, prefix_of)
     if prompts.labels is None:
@@ -107,7 +108,7 @@ def score_continuations(
             than the decoder's context; see also ``generate``.
         NotImplementedError: see ``generate``.
     """
-    model = IncrementalDecoder(decoder)
+    model = step_decoder(decoder)
     model.check(prompts)
     if not texts:
         raise ValueError("texts: must hold at least one text, got none")
@@ -137,7 +138,7 @@ class _Tree(NamedTuple):
     lengths: list[int]  # tokens of each text; sums to m
 
 
-def _score_one(model: IncrementalDecoder, prompt: PackedPrompts, trees: list[_Tree]) -> Tensor:
+def _score_one(model: StepDecoder, prompt: PackedPrompts, trees: list[_Tree]) -> Tensor:
     cache = model.new_cache(prompt)
     last = model.prefill(prompt, cache)[-1:]
     means = []
@@ -152,13 +153,15 @@ def _score_one(model: IncrementalDecoder, prompt: PackedPrompts, trees: list[_Tr
     return torch.stack(means)
 
 
-def _continue(
-    model: IncrementalDecoder, cache: KVCache, texts: Sequence[Sequence[int]]
-) -> PackedPrompts:
+def _continue(model: StepDecoder, cache: KVCache, texts: Sequence[Sequence[int]]) -> PackedPrompts:
     """The texts as prompts whose positions go on where the cached one ended."""
     first = int(cache.positions)
-    ids = [torch.tensor(text, dtype=torch.int64, device=model.device) for text in texts]
-    packed = pack([model.embed(text) for text in ids])
+    embeddings = []
+    for text in texts:
+        ids = torch.tensor(text, dtype=torch.int64, device=model.device)
+        positions = torch.arange(first, first + len(text), device=model.device)
+        embeddings.append(model.embed(ids, positions))
+    packed = pack(embeddings)
     return replace(packed, positions=packed.positions + first)
 
 
@@ -189,7 +192,7 @@ def _tree(texts: Sequence[Sequence[int]], device: torch.device) -> _Tree:
     )
 
 
-def _logprobs(model: IncrementalDecoder, hidden: Tensor, targets: Tensor) -> Tensor:
+def _logprobs(model: StepDecoder, hidden: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each target ``[n]`` at its hidden state ``[n, hidden]``, in chunks."""
     chunk = max(1, _LOGITS_PER_CHUNK // model.vocab_size)
     parts = []

@@ -19,7 +19,14 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from fastregion.language.sentencepiece import SPACE, read_sentencepiece
 
-__all__ = ["CONFIG_FILE", "TOKENIZER_FILE", "read_backend", "read_folder", "read_json"]
+__all__ = [
+    "CONFIG_FILE",
+    "TOKENIZER_FILE",
+    "check_file",
+    "read_backend",
+    "read_folder",
+    "read_json",
+]
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -87,7 +94,7 @@ def read_backend(file: Path) -> tokenizers.Tokenizer:
         FileNotFoundError: there is no such file.
         ValueError: the file is larger than 128 MiB or not a tokenizer.
     """
-    _check_file(file)
+    check_file(file)
     try:
         return tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises bare Exception
@@ -101,7 +108,7 @@ def read_json(file: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: the file is larger than 128 MiB or not a JSON object.
     """
-    _check_file(file)
+    check_file(file)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # both bad UTF-8 and bad JSON
@@ -115,7 +122,8 @@ def _read_optional(file: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def _check_file(file: Path) -> None:
+def check_file(file: Path) -> None:
+    """Raise unless the file is there (FileNotFoundError) and not absurdly large (ValueError)."""
     if not file.is_file():
         raise FileNotFoundError(f"tokenizer: no such file: {file}")
     size = file.stat().st_size
@@ -219,7 +227,7 @@ def _qwen2(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
             f"folder with {_VOCABULARY} and no {TOKENIZER_FILE}, got {kind!r}"
         )
     for name in (_VOCABULARY, _MERGES):
-        _check_file(folder / name)
+        check_file(folder / name)
     try:
         model = models.BPE.from_file(str(folder / _VOCABULARY), str(folder / _MERGES))
     except Exception as error:  # the library raises bare Exception
@@ -250,7 +258,7 @@ def _sentencepiece(
     A space is put before a text. With ``"legacy": false`` that happens once, unless a special token
     stands first; otherwise before every stretch of text between special tokens.
     """
-    _check_file(folder / _SENTENCEPIECE)
+    check_file(folder / _SENTENCEPIECE)
     model = read_sentencepiece(folder / _SENTENCEPIECE)
     backend = model.backend
     once = config.get("legacy") is False

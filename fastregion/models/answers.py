@@ -12,6 +12,7 @@ import torch
 from fastregion import language
 from fastregion.images import RgbImage
 from fastregion.language import PackedPrompts
+from fastregion.language.evaluating import evaluating
 from fastregion.models.description import Description
 from fastregion.models.pieces import StrippedText
 from fastregion.models.request import RegionRequest, Request, Sampling
@@ -21,7 +22,7 @@ from fastregion.regions import Region
 if TYPE_CHECKING:
     from fastregion.models.base import Captioner
 
-__all__ = ["generate_answers", "score_texts", "stream_answers"]
+__all__ = ["as_arguments", "generate_answers", "score_texts", "stream_answers"]
 
 
 def generate_answers(
@@ -41,14 +42,7 @@ def _generate(
     start = time.perf_counter()
     prompts = _encode(captioner, request)
     encoded = time.perf_counter()
-    generated = language.generate_text(
-        captioner.decoder,
-        tokenizer=captioner.tokenizer,
-        **_parts(prompts),
-        eos_token_ids=captioner.eos_token_ids,
-        generator=generator,
-        **sampling.whole(),
-    )
+    generated = captioner.generate(prompts, sampling, generator)
     timings = {"encode": encoded - start, "generate": time.perf_counter() - encoded}
     return [
         Description(
@@ -86,7 +80,7 @@ def _pieces(
         pieces = language.stream_text(
             captioner.decoder,
             tokenizer=captioner.tokenizer,
-            **_parts(prompts),
+            **as_arguments(prompts),
             eos_token_ids=captioner.eos_token_ids,
             generator=generator,
             **sampling.per_token(),
@@ -122,7 +116,7 @@ def score_texts(
             prompts = replace(prompts, prompts=captioner.append_text(prompts.prompts, texts))
         else:
             prompts = captioner.append_text(prompts, texts)
-        scores = language.score(captioner.decoder, **_parts(prompts))
+        scores = language.score(captioner.decoder, **as_arguments(prompts))
     return [float(value) for value in scores]
 
 
@@ -133,17 +127,10 @@ def _encode(
 
     The batch is the request's, where that has been processed.
     """
-    training = [module for module in captioner.model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with torch.inference_mode():
-            return captioner.encode(captioner.process(request) if batch is None else batch)
-    finally:
-        for module in training:
-            module.training = True
+    with evaluating(captioner.model), torch.inference_mode():
+        return captioner.encode(captioner.process(request) if batch is None else batch)
 
 
-def _parts(prompts: PackedPrompts | SharedPrompts) -> dict[str, Any]:
+def as_arguments(prompts: PackedPrompts | SharedPrompts) -> dict[str, Any]:
     """As arguments of ``language.generate_text``."""
     return {"prompts": prompts} if isinstance(prompts, PackedPrompts) else vars(prompts)

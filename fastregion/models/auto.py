@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ _CLASSES = {
     "GAR": ("fastregion.models.gar", "GarCaptioner"),
     "llava_llama": ("fastregion.models.dam", "DamCaptioner"),
     "internvl_chat": ("fastregion.models.ureca", "UrecaCaptioner"),
+    "pix2cap": ("fastregion.models.pix2cap", "Pix2CapCaptioner"),
 }
 
 # Captioners whose weights are part of the package, by name.
@@ -35,12 +35,8 @@ _HUB = (
     "nvidia/DAM-3B-Video",
 )
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model"]
+_PIX2CAP_FILE = "model_state_dict.pt"  # published without settings
 _PICKLED_FILES = "pytorch_model*.bin"  # of which nothing is executed; where there is nothing else
-
-# Published systems that are planned: named so that asking for one gets an honest answer.
-_PLANNED = {
-    "pix2cap": "Pix2Cap",
-}
 
 
 def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Captioner:
@@ -51,7 +47,7 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
             checkpoint (``"HaochenWang/GAR-1B"``, ``"HaochenWang/GAR-8B"``, ``"nvidia/DAM-3B"``,
             ``"nvidia/DAM-3B-Self-Contained"``, ``"nvidia/DAM-3B-Video"``), which is downloaded
             once; or a folder with a published checkpoint (of URECA too) or written by
-            ``save_pretrained``.
+            ``save_pretrained``; or the file ``model_state_dict.pt`` of Pix2Cap's published weights.
         dtype: floating-point type of the weights in memory; None keeps that of a published
             checkpoint, and float32 for mini.
 
@@ -62,7 +58,7 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
         TypeError: ``name`` is neither a string nor a path.
         FileNotFoundError: a file of the folder is missing, or the download fails.
         ValueError: an unknown name, a folder of an unknown kind of model, or a damaged file.
-        NotImplementedError: a published model that fastregion does not run yet.
+        NotImplementedError: a configuration that is not supported.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"model: expected a name or a folder, got {type(name).__name__}")
@@ -72,6 +68,8 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
         return _load_folder(BUILT_IN[text], model_id=text, dtype=dtype)
     if os.path.isdir(text):
         return _load_folder(Path(text), dtype=dtype)
+    if os.path.isfile(text):
+        return _load_file(Path(text), dtype)
     if text in _HUB:
         from huggingface_hub import snapshot_download
 
@@ -86,11 +84,6 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
                 "a folder with its files will do too"
             ) from error
         return _load_folder(Path(folder), model_id=text, dtype=dtype)
-    for word in re.split(r"[^a-z0-9]+", text.lower()):
-        if word in _PLANNED:
-            raise NotImplementedError(
-                f"model: {_PLANNED[word]} is not implemented yet; available: {_known()}"
-            )
     raise ValueError(f"model: unknown name {text!r}; available: {_known()}")
 
 
@@ -98,9 +91,20 @@ def _known() -> str:
     return ", ".join([*BUILT_IN, *_HUB, "or a folder with a model"])
 
 
+def _load_file(file: Path, dtype: torch.dtype | None) -> Captioner:
+    """Of the published models, only Pix2Cap is a single file."""
+    from fastregion.models.pix2cap import Pix2CapCaptioner
+
+    captioner = Pix2CapCaptioner.from_published(file)
+    captioner.model.to(dtype)
+    return captioner
+
+
 def _load_folder(
     folder: Path, model_id: str | None = None, dtype: torch.dtype | None = None
 ) -> Captioner:
+    if (folder / _PIX2CAP_FILE).is_file() and not (folder / checkpoint.CONFIG).is_file():
+        return _load_file(folder / _PIX2CAP_FILE, dtype)
     model_type = checkpoint.read_config(folder)["model_type"]
     if model_type not in _CLASSES:
         raise ValueError(

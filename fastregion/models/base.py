@@ -20,9 +20,15 @@ import torch
 from torch import nn
 
 from fastregion.images import ImageSource, RgbImage, load_image
-from fastregion.language import EarlyStopping, PackedPrompts, Tokenizer
+from fastregion.language import (
+    EarlyStopping,
+    GeneratedText,
+    PackedPrompts,
+    Tokenizer,
+    generate_text,
+)
 from fastregion.models import checkpoint
-from fastregion.models.answers import generate_answers, score_texts, stream_answers
+from fastregion.models.answers import as_arguments, generate_answers, score_texts, stream_answers
 from fastregion.models.request import (
     RegionRequest,
     Request,
@@ -143,6 +149,22 @@ class Captioner(ABC):
     @abstractmethod
     def append_text(self, prompts: PackedPrompts, texts: Sequence[str]) -> PackedPrompts:
         """Continue each prompt with a text, its tokens and the end token as labels."""
+
+    def generate(
+        self,
+        prompts: PackedPrompts | SharedPrompts,
+        sampling: Sampling,
+        generator: torch.Generator | None,
+    ) -> list[GeneratedText]:
+        """Write a text for each prompt; a model with a search of its own overrides it."""
+        return generate_text(
+            self.decoder,
+            tokenizer=self.tokenizer,
+            **as_arguments(prompts),
+            eos_token_ids=self.eos_token_ids,
+            generator=generator,
+            **sampling.whole(),
+        )
 
     # ---- what every captioner can do ----
 

@@ -58,17 +58,10 @@ class Description:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the image, as plain JSON-able values."""
-        region = self.region
-        known = {"id": region.id, "label": region.label, "score": region.score}
         return {
             "text": self.text,
             "model": self.model_id,
-            "region": {
-                **{name: value for name, value in known.items() if value is not None},
-                "box": [int(edge) for edge in region.box],
-                "area": int(region.area),
-                "rle": region.rle,
-            },
+            "region": self.region.to_dict(),
             "token_logprobs": [float(value) for value in self.token_logprobs],
             "finish_reason": self.finish_reason,
             "timings": {step: float(seconds) for step, seconds in self.timings.items()},

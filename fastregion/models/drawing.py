@@ -1,7 +1,7 @@
 """Pictures of regions and their captions, drawn with Pillow alone.
 
 Colours inside a region are left as they are, because captions speak about them: the outside is
-dimmed, and an outline runs around the region.
+dimmed, and an outline runs around the region. Segments, of which there is no outside, are tinted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from fastregion.images import RgbImage
 
-__all__ = ["draw_captions", "draw_regions"]
+__all__ = ["draw_captions", "draw_regions", "draw_segments"]
 
 _Color = tuple[int, int, int]
 # Bright and far apart, also for colour-blind readers; black is readable on all of them.
@@ -34,6 +34,8 @@ _PALETTE: tuple[_Color, ...] = (
 _INK, _PAPER = (25, 25, 30), (255, 255, 255)
 _LONGEST_SIDE, _SHORTEST_LONG_SIDE = 1280, 720  # the drawing's picture, in pixels
 _DIM = 0.42  # brightness left outside the regions
+_TINT = 0.5  # of a segment's own colour over the picture
+_SHADES = ((_INK, 0.0), (_INK, 0.35), (_PAPER, 0.5))
 _TALL = 1.2  # height / width from which captions stand beside the picture
 
 
@@ -53,34 +55,61 @@ def draw_regions(
     Returns:
         RGB, of the image's aspect ratio.
     """
-    height, width = image.shape[:2]
-    if longest_side is None:
-        longest_side = min(max(height, width, _SHORTEST_LONG_SIDE), _LONGEST_SIDE)
-    scale = longest_side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
-    soft = [_resized_mask(mask, size, scale) for mask in masks]
+    picture, scale = _enlarged(image, longest_side)
+    soft = [_resized_mask(mask, picture.size, scale) for mask in masks]
     inside = functools.reduce(ImageChops.lighter, soft)
     gray = picture.convert("L").convert("RGB")
     outside = Image.blend(picture, gray, 0.5).point(lambda value: value * _DIM)
     picture = Image.composite(picture, outside, inside)
 
-    thickness = max(1, round(longest_side / 360))
+    thickness = max(1, round(max(picture.size) / 360))
     for index, mask in enumerate(soft):
         _paint_outline(picture, mask, _INK, thickness + 1, max(2, thickness))
         _paint_outline(picture, mask, _color(index), thickness, max(1, thickness - 1))
     if len(masks) > 1:
-        _draw_numbers(picture, soft, radius=max(7, longest_side // 55))
+        _draw_numbers(picture, soft, radius=_badge_radius(picture))
     return picture
 
 
-def draw_captions(picture: Image.Image, captions: Sequence[str]) -> Image.Image:
-    """Put captions on a paper strip below the picture, or beside it when it is tall."""
+def draw_segments(image: RgbImage, masks: Sequence[npt.NDArray[np.bool_]]) -> Image.Image:
+    """Tint and outline each mask in a colour of its own, and number it where it is thickest.
+
+    Args:
+        image: uint8 ``[H, W, 3]``; not modified.
+        masks: bool ``[H, W]`` each, not overlapping, at least a pixel each.
+
+    Returns:
+        RGB, of the image's aspect ratio, the longest side 720 to 1280.
+    """
+    picture, scale = _enlarged(image, None)
+    gray = picture.convert("L").convert("RGB")
+    picture = Image.blend(picture, gray, 0.6)  # so that tints can be told apart
+    soft = [_resized_mask(mask, picture.size, scale) for mask in masks]
+    for index, mask in enumerate(soft):
+        picture.paste(_color(index), (0, 0), mask.point(lambda value: value * _TINT))
+    thickness = max(1, round(max(picture.size) / 720))
+    for mask in soft:
+        _paint_outline(picture, mask, _INK, 0, thickness)
+    for index, mask in enumerate(soft):
+        _draw_badge(picture, _thickest_place(mask), _badge_radius(picture), index)
+    return picture
+
+
+def draw_captions(
+    picture: Image.Image, captions: Sequence[str], *, numbered: bool | None = None
+) -> Image.Image:
+    """Put captions on a paper strip below the picture, or beside it when it is tall.
+
+    Args:
+        picture: the drawing.
+        captions: at least one.
+        numbered: whether each has its number in front; by default when there are several.
+    """
     margin = max(picture.size) // 50
     font = _font(max(15, max(picture.size) // 46))
     beside = picture.height > _TALL * picture.width
     strip = max(picture.width, 420) if beside else max(picture.width, 480)
-    badge = font.size if len(captions) > 1 else 0
+    badge = font.size if (len(captions) > 1 if numbered is None else numbered) else 0
     indent = 2 * margin + badge if badge else margin
     column = strip - indent - margin
     blocks = [list(_wrap(caption, font, column)) for caption in captions]
@@ -111,7 +140,27 @@ def draw_captions(picture: Image.Image, captions: Sequence[str]) -> Image.Image:
 
 
 def _color(index: int) -> _Color:
-    return _PALETTE[index % len(_PALETTE)]
+    """Of the palette; past its end in another shade, so that neighbours in number differ."""
+    color = _PALETTE[index % len(_PALETTE)]
+    towards, share = _SHADES[index // len(_PALETTE) % len(_SHADES)]
+    red, green, blue = (
+        round(value + (other - value) * share) for value, other in zip(color, towards, strict=True)
+    )
+    return red, green, blue
+
+
+def _enlarged(image: RgbImage, longest_side: int | None) -> tuple[Image.Image, float]:
+    """The picture at the size of a drawing, and how many times larger that is."""
+    height, width = image.shape[:2]
+    if longest_side is None:
+        longest_side = min(max(height, width, _SHORTEST_LONG_SIDE), _LONGEST_SIDE)
+    scale = longest_side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), scale
+
+
+def _badge_radius(picture: Image.Image) -> int:
+    return max(7, max(picture.size) // 55)
 
 
 @functools.cache
@@ -201,6 +250,23 @@ def _badge_places(mask: Image.Image, radius: int) -> list[tuple[float, float]]:
     moved = [np.hypot(x - u, y - v) for (x, y), (u, v) in zip(wanted, inside, strict=True)]
     order = sorted(range(len(wanted)), key=lambda i: bool(moved[i] > 0.7 * radius))
     return [inside[i] for i in order]
+
+
+def _thickest_place(mask: Image.Image) -> tuple[float, float]:
+    """The middle of the largest square inside a mask, about."""
+    box = mask.getbbox()
+    assert box is not None, "a resized mask keeps a pixel"
+    small = mask.crop(box)
+    small.thumbnail((96, 96), Image.Resampling.BOX)
+    left = np.pad(np.asarray(small), 1)
+    layer = left
+    while layer.max() >= 128:  # peeled until nothing remains
+        left, layer = layer, 255 - _grow(255 - layer)
+    rows, columns = np.nonzero(left == left.max())
+    middle = len(rows) // 2
+    x = box[0] + (columns[middle] - 0.5) * (box[2] - box[0]) / small.width
+    y = box[1] + (rows[middle] - 0.5) * (box[3] - box[1]) / small.height
+    return float(x), float(y)
 
 
 def _draw_badge(

@@ -112,7 +112,7 @@ def load_weights(
 
     Args:
         model: the model.
-        folder: see the module.
+        folder: see the module; or one file.
         layout: how the files call its parameters.
         optional: beginnings of our names of parameters that the files may leave out; those keep
             their values.
@@ -263,6 +263,8 @@ def _replace(model: nn.Module, names: list[str], old: Tensor, value: Tensor) -> 
 
 def _files(folder: str | os.PathLike[str]) -> list[Path]:
     root = Path(folder)
+    if root.is_file():
+        return [root]
     for name in (WEIGHTS, _PICKLED):
         if (root / name).is_file():
             return [root / name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from html import escape
 from typing import Any
@@ -408,6 +408,16 @@ class Region:
             )
         return self.bits, self.width
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known of it, box, area and RLE as plain JSON-able values."""
+        known = {"id": self.id, "label": self.label, "score": self.score}
+        return {
+            **{name: value for name, value in known.items() if value is not None},
+            "box": [int(edge) for edge in self.box],
+            "area": int(self.area),
+            "rle": self.rle,
+        }
+
     # ---- being a value -----------------------------------------------------------------------
 
     def __eq__(self, other: object) -> bool:
@@ -425,16 +435,15 @@ class Region:
         return self.size, extent, self.outline, self.id, self.label, self.score
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.bits, self.width, self.outline, self.id, self.label, self.score)
-        return Region, fields
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def __repr__(self) -> str:
         known = {"id": self.id, "label": self.label, "score": self.score}
         shown = [f"{key}={value!r}" for key, value in known.items() if value is not None]
         if self.bits is None:
-            return f"Region({', '.join([repr(self.outline), *shown])})"
+            return f"{type(self).__name__}({', '.join([repr(self.outline), *shown])})"
         pixels = [f"box={self.box}", f"area={self.area}", f"size={self.size}"]
-        return f"Region({', '.join(pixels + shown)})"
+        return f"{type(self).__name__}({', '.join(pixels + shown)})"
 
     def _repr_html_(self) -> str:
         text = f"<code>{escape(repr(self))}</code>"

@@ -35,17 +35,6 @@ def test_the_built_in_model_runs_in_other_types(dtype: torch.dtype) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["Pix2Cap", "someone/pix2cap-large", "pix2cap"],
-)
-def test_planned_models_are_honest(name: str) -> None:
-    with pytest.raises(
-        NotImplementedError, match=r"model: .* is not implemented yet; available: fastregion/mini"
-    ):
-        load(name)
-
-
 @pytest.mark.parametrize("name", ["nothing", "fastregion/maxi", "", "a/damask", "garlic"])
 def test_unknown_names_list_what_is_known(name: str) -> None:
     with pytest.raises(ValueError, match=r"model: unknown name .*; available: fastregion/mini, "):

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fastregion import ops
-from fastregion.images import RgbImage, resize_bicubic
+from fastregion.images import RgbImage, resize_image
 from fastregion.models.checkpoint import read_json
 from fastregion.regions import Region
 
@@ -62,8 +63,9 @@ def _grown(first: int, end: int, limit: int) -> tuple[int, int]:
 
 
 def _resized(picture: RgbImage, size: int) -> Tensor:
-    """``[H, W, 3]`` to ``[3, S, S]`` uint8."""
-    return torch.from_numpy(resize_bicubic(picture, size, size)).permute(2, 0, 1)
+    """``[H, W, 3]`` to ``[3, S, S]`` uint8 by Pillow's bicubic."""
+    square = resize_image(picture, (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(square).permute(2, 0, 1)
 
 
 def full_view(image: RgbImage, size: int) -> Tensor:

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fastregion import ops
-from fastregion.images import RgbImage, resize_bicubic
+from fastregion.images import RgbImage, resize_image
 from fastregion.models.ureca.config import MaskThumbnail
 from fastregion.regions import Region
 
 __all__ = ["Tiling", "candidate_grids", "choose_grid", "cut_mask", "cut_tiles", "normalise"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+_BICUBIC = Image.Resampling.BICUBIC
 _RULES = {"released": "bicubic_wrapped", "clean": "bicubic"}
 
 
@@ -124,12 +126,12 @@ def cut_tiles(
         uint8 ``[T, 3, S, S]``, row by row, the thumbnail last.
     """
     columns, rows = grid
-    canvas = resize_bicubic(image, columns * tile_size, rows * tile_size)
+    canvas = resize_image(image, (rows * tile_size, columns * tile_size), _BICUBIC)
     cells = torch.from_numpy(canvas).view(rows, tile_size, columns, tile_size, 3)
     tiles = cells.permute(0, 2, 4, 1, 3).reshape(-1, 3, tile_size, tile_size)
     if not thumbnail or len(tiles) == 1:
         return tiles
-    small = torch.from_numpy(resize_bicubic(image, tile_size, tile_size)).permute(2, 0, 1)
+    small = torch.from_numpy(resize_image(image, (tile_size, tile_size), _BICUBIC)).permute(2, 0, 1)
     return torch.cat((tiles, small[None]))
 
 
