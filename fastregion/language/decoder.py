@@ -207,7 +207,7 @@ class IncrementalDecoder:
         Args:
             prompts: ``B`` prompts that fit this decoder (see ``check``).
             cache: where to keep keys and values, from ``new_cache``; None keeps none. If it stands
-                on a prefix, the prompts see that too.
+                on a prefix, the prompts see that too, and what it held before ``extend``.
 
         Returns:
             The last layer's normalised hidden states, ``[total_tokens, hidden]``.
@@ -234,6 +234,7 @@ class IncrementalDecoder:
                 *cache.layers[index],
                 cache.lengths,
                 cu_seqlens_q=bounds,
+                rows=cache.rows,
                 scale=self._scale,
                 prefix=cache.prefix(index),
                 k_new=k,

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fastregion.language.cache import KVCache
 from fastregion.language.decoder import IncrementalDecoder
 from fastregion.language.packed import PackedPrompts, check_token_ids
+from fastregion.language.reading import ReadPrompts, reader
 from fastregion.language.sampling import Sampler
 
 __all__ = ["FinishReason", "Generated", "Token", "generate", "stream"]
@@ -56,7 +56,7 @@ class Generated:
 
 def generate(
     decoder: nn.Module,
-    prompts: PackedPrompts,
+    prompts: PackedPrompts | ReadPrompts,
     *,
     max_new_tokens: int,
     eos_token_ids: int | Iterable[int],
@@ -76,7 +76,8 @@ def generate(
 
     Args:
         decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
-        prompts: ``B`` prompts of the decoder's hidden size, dtype and device.
+        prompts: ``B`` prompts of the decoder's hidden size, dtype and device; or the same from
+            ``read_prompts``, which stay as they are.
         max_new_tokens: tokens per sequence, at least 1; the model's context may end earlier.
         eos_token_ids: tokens that end a sequence; may be empty.
         temperature: 0 for greedy decoding; sampling divides the logits by it.
@@ -130,7 +131,7 @@ def generate(
 
 def stream(
     decoder: nn.Module,
-    prompts: PackedPrompts,
+    prompts: PackedPrompts | ReadPrompts,
     *,
     max_new_tokens: int,
     eos_token_ids: int | Iterable[int],
@@ -151,18 +152,15 @@ def stream(
         An iterator; work happens as it advances, and leaving it early stops the work.
     """
     sampler = Sampler(temperature, top_p, generator, top_k)
-    model, ends = check_limits(decoder, prompts, max_new_tokens, eos_token_ids)
-    shared = check_prefixes(model, prompts, prefixes, prefix_of)
-    return _decode(model, prompts, shared, max_new_tokens, ends, sampler, stop)
+    model, ends = check_limits(decoder, max_new_tokens, eos_token_ids)
+    read = reader(model, decoder, prompts, prefixes, prefix_of)
+    return _decode(model, read, max_new_tokens, ends, sampler, stop)
 
 
 def check_limits(
-    decoder: nn.Module,
-    prompts: PackedPrompts,
-    max_new_tokens: int,
-    eos_token_ids: int | Iterable[int],
+    decoder: nn.Module, max_new_tokens: int, eos_token_ids: int | Iterable[int]
 ) -> tuple[IncrementalDecoder, frozenset[int]]:
-    """The decoder and the end tokens, checked together with what they shall continue."""
+    """The decoder and the end tokens, checked."""
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
         raise TypeError(f"max_new_tokens: must be an integer, got {type(max_new_tokens).__name__}")
     if max_new_tokens < 1:
@@ -175,63 +173,22 @@ def check_limits(
     ends = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids)
     model = IncrementalDecoder(decoder)
     check_token_ids("eos_token_ids:", ends, model.vocab_size)
-    model.check(prompts)
     return model, frozenset(ends)
-
-
-def check_prefixes(
-    model: IncrementalDecoder,
-    prompts: PackedPrompts,
-    prefixes: PackedPrompts | None,
-    prefix_of: Sequence[int] | None,
-) -> tuple[PackedPrompts, Sequence[int]] | None:
-    """What the prompts share, checked, or None."""
-    if prefixes is None or prefix_of is None:
-        if prefixes is not None or prefix_of is not None:
-            raise ValueError("prefixes: must be given together with prefix_of, got one of them")
-        return None
-    model.check(prefixes)
-    if len(prefix_of) != len(prompts):
-        raise ValueError(
-            f"prefix_of: must name a prefix for each of {len(prompts)} prompts, "
-            f"got {len(prefix_of)} numbers"
-        )
-    for prompt, index in enumerate(prefix_of):
-        if not 0 <= index < len(prefixes):
-            raise ValueError(
-                f"prefix_of: must be in 0..{len(prefixes) - 1}, got {index} for prompt {prompt}"
-            )
-    return prefixes, prefix_of
-
-
-def new_cache(
-    model: IncrementalDecoder,
-    prompts: PackedPrompts,
-    shared: tuple[PackedPrompts, Sequence[int]] | None,
-) -> KVCache:
-    """An empty cache for the prompts, on a filled one of what they share."""
-    if shared is None:
-        return model.new_cache(prompts)
-    prefixes, prefix_of = shared
-    prefix = model.new_cache(prefixes)
-    model.prefill(prefixes, prefix)
-    return model.new_cache(prompts, prefix, prefix_of)
 
 
 def _decode(
     model: IncrementalDecoder,
-    prompts: PackedPrompts,
-    shared: tuple[PackedPrompts, Sequence[int]] | None,
+    read: Callable[[], ReadPrompts],
     max_new_tokens: int,
     ends: frozenset[int],
     sampler: Sampler,
     stop: Stop | None,
 ) -> Iterator[Token]:
     """The decoding loop: choose, report, drop what has ended, step."""
+    prompts = read()
     batch_size = prompts.batch_size
-    cache = new_cache(model, prompts, shared)
-    last_tokens = prompts.cu_seqlens[1:].long() - 1
-    logits = model.logits(model.prefill(prompts, cache)[last_tokens])
+    cache, logits = prompts.cache.fork(), model.logits(prompts.last)
+    del prompts  # buffers that the cache outgrows are freed, unless the caller keeps them
     # The last token of the context can still be chosen, it is only never read.
     room = (model.max_positions + 1 - cache.positions).tolist()
     limits = [min(max_new_tokens, left) for left in room]
