@@ -11,10 +11,10 @@ from fastregion.language.packed import (
     append_tokens,
     pack,
 )
-from fastregion.language.prefixes import ReadPrefixes, read_prefixes
+from fastregion.language.reading import ReadPrompts, read_prompts
 from fastregion.language.sampling import Sampler
 from fastregion.language.scoring import score, score_continuations, token_logprobs
-from fastregion.language.text import GeneratedText, Piece, generate_text, stream_text
+from fastregion.language.text import GeneratedText, Piece, beam_texts, generate_text, stream_text
 from fastregion.language.text_stream import StopStrings, TextStream, check_stop
 from fastregion.language.tokenizer import Detokenizer, Tokenizer
 
@@ -29,7 +29,7 @@ __all__ = [
     "PackedPrompts",
     "PaddedPrompts",
     "Piece",
-    "ReadPrefixes",
+    "ReadPrompts",
     "Sampler",
     "StopStrings",
     "TextStream",
@@ -37,13 +37,14 @@ __all__ = [
     "Tokenizer",
     "append_tokens",
     "beam_search",
+    "beam_texts",
     "build_decoder",
     "check_beams",
     "check_stop",
     "generate",
     "generate_text",
     "pack",
-    "read_prefixes",
+    "read_prompts",
     "score",
     "score_continuations",
     "stream",

@@ -22,14 +22,9 @@ import torch
 from torch import nn
 
 from fastregion.language.cache import KVCache
-from fastregion.language.decoder import IncrementalDecoder
-from fastregion.language.generation import (
-    FinishReason,
-    Generated,
-    check_limits,
-)
+from fastregion.language.generation import FinishReason, Generated, check_limits
 from fastregion.language.packed import PackedPrompts
-from fastregion.language.prefixes import ReadPrefixes, check_prefixes, new_cache
+from fastregion.language.reading import ReadPrompts, reader
 from fastregion.language.text_stream import TextStream
 
 __all__ = ["EarlyStopping", "beam_search", "check_beams"]
@@ -53,7 +48,7 @@ def check_beams(num_beams: int, length_penalty: float, early_stopping: EarlyStop
 
 def beam_search(
     decoder: nn.Module,
-    prompts: PackedPrompts,
+    prompts: PackedPrompts | ReadPrompts,
     *,
     num_beams: int,
     max_new_tokens: int,
@@ -61,9 +56,9 @@ def beam_search(
     length_penalty: float = 1.0,
     early_stopping: EarlyStopping = False,
     text: TextStream | None = None,
-    prefixes: PackedPrompts | ReadPrefixes | None = None,
+    prefixes: PackedPrompts | ReadPrompts | None = None,
     prefix_of: Sequence[int] | None = None,
-) -> list[Generated]:
+) -> list[list[Generated]]:
     """Continue every prompt by beam search.
 
     Prompts are searched together and leave the batch when their search ends; none depends on
@@ -71,7 +66,7 @@ def beam_search(
 
     Args:
         decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
-        prompts: ``B`` prompts of the decoder's hidden size, dtype and device.
+        prompts: as for ``generate``.
         num_beams: open continuations per prompt, at least 1.
         max_new_tokens: tokens per sequence, at least 1; the model's context may end earlier.
         eos_token_ids: tokens that end a sequence; may be empty.
@@ -84,20 +79,16 @@ def beam_search(
         prefix_of: as for ``generate``.
 
     Returns:
-        The best continuation of each prompt, in order.
+        For each prompt the continuations that were kept, 1 to ``num_beams``, the best first.
 
     Raises:
         TypeError, ValueError, NotImplementedError, FloatingPointError: see ``generate``.
     """
     check_beams(num_beams, length_penalty, early_stopping)
-    model = IncrementalDecoder(decoder)
-    ends = check_limits(model, prompts, max_new_tokens, eos_token_ids)
-    shared = check_prefixes(model, prompts, prefixes, prefix_of)
-    read = new_cache(model, prompts, shared)
-    last_tokens = prompts.cu_seqlens[1:].long() - 1
-    logits = model.logits(model.prefill(prompts, read)[last_tokens])
-    positions = read.positions
-    room = (model.longest - positions).tolist()
+    model, ends = check_limits(decoder, max_new_tokens, eos_token_ids)
+    read = reader(model, decoder, prompts, prefixes, prefix_of)()
+    logits = model.logits(read.last)
+    room = (model.longest - read.cache.positions).tolist()
     searches = [
         _Search(
             num_beams=num_beams,
@@ -112,9 +103,7 @@ def beam_search(
     # As many as are needed for num_beams of them to be no end tokens.
     wanted = max(2, 1 + len(ends)) * num_beams
     active = searches
-    # A cache of what the beams write stands on the prompts', so that a prompt is kept once; what
-    # follows a shared prefix has to be copied for every beam.
-    cache: KVCache | None = None if shared is None else read
+    cache: KVCache | None = None
     while True:
         candidates = _best(logits, active, wanted)
         parents = [search.advance(found) for search, found in zip(active, candidates, strict=True)]
@@ -122,20 +111,13 @@ def beam_search(
         rows = [i * width + row for i, chosen in enumerate(parents) for row in chosen]
         active = [search for search, chosen in zip(active, parents, strict=True) if chosen]
         if not active:
-            return [search.result() for search in searches]
-        newest = torch.tensor([b.newest for search in active for b in search.beams])
-        newest = newest.to(model.device)
+            return [search.results() for search in searches]
         if cache is None:
-            first = PackedPrompts(
-                embeddings=model.embed(newest, positions[rows]),
-                cu_seqlens=torch.arange(len(rows) + 1, dtype=torch.int32, device=model.device),
-                positions=positions[rows],
-            )
-            cache = model.new_cache(first, read, rows)
-            logits = model.logits(model.prefill(first, cache))
+            cache = read.cache.branch(rows)
         else:
             cache.select(rows)
-            logits = model.step(newest, cache)
+        newest = torch.tensor([b.newest for search in active for b in search.beams])
+        logits = model.step(newest.to(model.device), cache)
 
 
 class _Node(NamedTuple):
@@ -168,6 +150,16 @@ class _Ended(NamedTuple):
     score: float
     node: _Node
     finish_reason: FinishReason
+
+    def generated(self) -> Generated:
+        node: _Node | None = self.node
+        token_ids: list[int] = []
+        logprobs: list[float] = []
+        while node is not None:
+            token_ids.append(node.token_id)
+            logprobs.append(node.logprob)
+            node = node.before
+        return Generated(token_ids[::-1], logprobs[::-1], self.finish_reason)
 
 
 def _best(logits: torch.Tensor, searches: Sequence[_Search], wanted: int) -> list[list[_Candidate]]:
@@ -259,13 +251,6 @@ class _Search:
     def _score(self, total: float, length: int) -> float:
         return total / math.pow(length, self.length_penalty)
 
-    def result(self) -> Generated:
-        """The best continuation that ended."""
-        node: _Node | None = self.ended[0].node
-        token_ids: list[int] = []
-        logprobs: list[float] = []
-        while node is not None:
-            token_ids.append(node.token_id)
-            logprobs.append(node.logprob)
-            node = node.before
-        return Generated(token_ids[::-1], logprobs[::-1], self.ended[0].finish_reason)
+    def results(self) -> list[Generated]:
+        """The continuations that ended, best first."""
+        return [ended.generated() for ended in self.ended]

@@ -8,6 +8,7 @@ prefix, whose sequences are shared: each of its own continues one of them (``pre
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +30,7 @@ class KVCache:
             multiple of 8 is padded to one by whoever writes.
         lengths: tokens of each sequence that will be written next, on the host.
         positions: int64 ``[B]``, position of each sequence's next token after these.
+        room: columns to allocate for what follows these tokens.
         prefix: a filled cache that the sequences continue, which must not change any more.
         prefix_of: for each sequence the index of its prefix in that cache, or -1 for none.
 
@@ -49,6 +51,7 @@ class KVCache:
         lengths: Sequence[int],
         positions: Tensor,
         dtype: torch.dtype,
+        room: int = _GROWTH,
         prefix: KVCache | None = None,
         prefix_of: Sequence[int] = (),
     ) -> None:
@@ -58,11 +61,12 @@ class KVCache:
         self.lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
         self.rows = torch.arange(len(lengths), dtype=torch.int32, device=device)
         self._longest = max(lengths)  # an upper bound once sequences have left
-        capacity = self._longest + _GROWTH
+        capacity = self._longest + room
         self.layers = [
             empty_kv(len(lengths), num_kv_heads, capacity, head_dim, dtype=dtype, device=device)
             for _ in range(num_layers)
         ]
+        self._lent = False  # another cache keeps its tokens in these buffers too
         self._prefix = prefix
         self._prefix_of = torch.tensor(prefix_of, dtype=torch.int32, device=device)
 
@@ -83,22 +87,78 @@ class KVCache:
         keys, values = self._prefix.layers[layer]
         return SharedPrefix(keys, values, self._prefix.lengths, self._prefix_of)
 
+    @property
+    def stands_on_prefix(self) -> bool:
+        """Whether its sequences continue those of another cache."""
+        return self._prefix is not None
+
+    @property
+    def branch_columns(self) -> int:
+        """Columns of each sequence that ``branch`` copies."""
+        return 0 if self._prefix is None else self._longest
+
+    def fork(self) -> KVCache:
+        """A cache that goes on from here in the same buffers, behind the tokens that both hold.
+
+        Nothing is copied, so that only one fork can go on at a time: the next overwrites what the
+        last one wrote. This cache itself must not go on any more.
+        """
+        twin = copy.copy(self)
+        twin.layers = list(self.layers)
+        twin.lengths, twin.positions = self.lengths.clone(), self.positions.clone()
+        twin._lent = True
+        return twin
+
+    @torch.inference_mode()
+    def branch(self, rows: Sequence[int]) -> KVCache:
+        """A cache whose sequence ``i`` continues ``rows[i]`` of this one; repeats are allowed.
+
+        The tokens are shared, not copied, and the two are independent as long as this one does not
+        change. A cache that stands on a prefix itself has its own columns copied.
+        """
+        if self._prefix is not None:
+            copied = self.fork()
+            copied.select(rows)
+            return copied
+        keys = self.layers[0][0]
+        return KVCache(
+            num_layers=len(self.layers),
+            num_kv_heads=keys.shape[1],
+            head_dim=2 * keys.shape[3],
+            lengths=[0] * len(rows),
+            positions=self.positions[list(rows)],
+            dtype=keys.dtype,
+            room=0,
+            prefix=self,
+            prefix_of=rows,
+        )
+
     def advance(self) -> None:
         """Make room for one more token of every sequence, and count it as written."""
         self._longest += 1
         if self._longest > self.capacity:
-            self._grow()
+            self._grow(_GROWTH)
         self.lengths += 1
         self.positions += 1
         self.highest_position += 1
 
-    def _grow(self) -> None:
+    @torch.inference_mode()
+    def extend(self, counts: Sequence[int]) -> None:
+        """The same for ``counts[i]`` more tokens of sequence ``i``, of which no more will come."""
+        self._longest += max(counts)
+        if self._longest > self.capacity:
+            self._grow(self._longest - self.capacity)
+        self.lengths = self.lengths + self.lengths.new_tensor(counts)
+        self.positions = self.positions + self.positions.new_tensor(counts)
+        self.highest_position += max(counts)
+
+    def _grow(self, columns: int) -> None:
         for index, (keys, values) in enumerate(self.layers):  # one at a time: peak memory stays low
             rows, heads, blocks, half_width = keys.shape[:4]
             grown = empty_kv(
                 rows,
                 heads,
-                blocks * KV_BLOCK + _GROWTH,
+                blocks * KV_BLOCK + columns,
                 2 * half_width,
                 dtype=keys.dtype,
                 device=keys.device,
@@ -128,10 +188,12 @@ class KVCache:
         places = self.rows.tolist()
         wanted = [places[row] for row in rows]
         height = self.layers[0][0].shape[0]
+        used = slice(-(-self._longest // KV_BLOCK))
         self._pick(torch.tensor(rows, dtype=torch.int64, device=self.rows.device))
-        if len(rows) > height:  # more than there is room for
-            self.layers = [(keys[wanted], values[wanted]) for keys, values in self.layers]
+        if self._lent or len(rows) > height:  # more than there is room for
+            self.layers = [(k[:, :, used][wanted], v[:, :, used][wanted]) for k, v in self.layers]
             wanted = list(range(len(rows)))
+            self._lent = False
         else:
             free = sorted(set(range(height)).difference(wanted), reverse=True)
             copies = []  # (from, to)
@@ -143,7 +205,6 @@ class KVCache:
                 taken.add(place)
             if copies:
                 sources, targets = (list(side) for side in zip(*copies, strict=True))
-                used = slice(-(-self._longest // KV_BLOCK))
                 for layer in self.layers:
                     for buffer in layer:
                         buffer[targets, :, used] = buffer[sources, :, used]

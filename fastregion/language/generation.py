@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastregion.language.decoder import step_decoder
 from fastregion.language.packed import PackedPrompts, check_token_ids
-from fastregion.language.prefixes import ReadPrefixes, check_prefixes, new_cache
+from fastregion.language.reading import ReadPrompts, reader
 from fastregion.language.sampling import Sampler
 from fastregion.language.step_decoder import StepDecoder
 
@@ -57,7 +57,7 @@ class Generated:
 
 def generate(
     decoder: nn.Module,
-    prompts: PackedPrompts,
+    prompts: PackedPrompts | ReadPrompts,
     *,
     max_new_tokens: int,
     eos_token_ids: int | Iterable[int],
@@ -67,7 +67,7 @@ def generate(
     generator: torch.Generator | None = None,
     on_token: OnToken | None = None,
     stop: Stop | None = None,
-    prefixes: PackedPrompts | ReadPrefixes | None = None,
+    prefixes: PackedPrompts | ReadPrompts | None = None,
     prefix_of: Sequence[int] | None = None,
     first_ranks: Sequence[int] | None = None,
 ) -> list[Generated]:
@@ -90,7 +90,7 @@ def generate(
         stop: called as ``stop(index, token_ids)`` with all new tokens of a sequence after each;
             returning True ends it.
         prefixes: beginnings that several prompts share, read and kept once, or what
-            ``read_prefixes`` made of them before. The prompts then hold what follows; their
+            ``read_prompts`` made of them before. The prompts then hold what follows; their
             positions go on from the prefix.
         prefix_of: with ``prefixes``, the index of each prompt's prefix.
         first_ranks: for each prompt, which of the most likely tokens comes first: 0 is the most
@@ -137,7 +137,7 @@ def generate(
 
 def stream(
     decoder: nn.Module,
-    prompts: PackedPrompts,
+    prompts: PackedPrompts | ReadPrompts,
     *,
     max_new_tokens: int,
     eos_token_ids: int | Iterable[int],
@@ -146,7 +146,7 @@ def stream(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop: Stop | None = None,
-    prefixes: PackedPrompts | ReadPrefixes | None = None,
+    prefixes: PackedPrompts | ReadPrompts | None = None,
     prefix_of: Sequence[int] | None = None,
     first_ranks: Sequence[int] | None = None,
 ) -> Iterator[Token]:
@@ -159,20 +159,16 @@ def stream(
         An iterator; work happens as it advances, and leaving it early stops the work.
     """
     sampler = Sampler(temperature, top_p, generator, top_k)
-    model = step_decoder(decoder)
-    ends = check_limits(model, prompts, max_new_tokens, eos_token_ids)
-    shared = check_prefixes(model, prompts, prefixes, prefix_of)
-    ranks = _check_ranks(first_ranks, prompts, temperature, model)
-    return _decode(model, prompts, shared, max_new_tokens, ends, sampler, stop, ranks)
+    model, ends = check_limits(decoder, max_new_tokens, eos_token_ids)
+    read = reader(model, decoder, prompts, prefixes, prefix_of)
+    ranks = _check_ranks(first_ranks, len(prompts), temperature, model)
+    return _decode(model, read, max_new_tokens, ends, sampler, stop, ranks)
 
 
 def check_limits(
-    model: StepDecoder,
-    prompts: PackedPrompts,
-    max_new_tokens: int,
-    eos_token_ids: int | Iterable[int],
-) -> frozenset[int]:
-    """The end tokens, checked together with the decoder and what it shall continue."""
+    decoder: nn.Module, max_new_tokens: int, eos_token_ids: int | Iterable[int]
+) -> tuple[StepDecoder, frozenset[int]]:
+    """The decoder and the end tokens, checked."""
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
         raise TypeError(f"max_new_tokens: must be an integer, got {type(max_new_tokens).__name__}")
     if max_new_tokens < 1:
@@ -183,25 +179,22 @@ def check_limits(
             f"got {type(eos_token_ids).__name__}"
         )
     ends = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids)
+    model = step_decoder(decoder)
     check_token_ids("eos_token_ids:", ends, model.vocab_size)
-    model.check(prompts)
-    return frozenset(ends)
+    return model, frozenset(ends)
 
 
 def _check_ranks(
-    ranks: Sequence[int] | None,
-    prompts: PackedPrompts,
-    temperature: float,
-    model: StepDecoder,
+    ranks: Sequence[int] | None, count: int, temperature: float, model: StepDecoder
 ) -> Tensor | None:
     """Ranks ``[B]`` of the prompts' first tokens, checked."""
     if ranks is None:
         return None
     if temperature:
         raise ValueError(f"first_ranks: temperature must be 0, got {temperature}")
-    if len(ranks) != len(prompts):
+    if len(ranks) != count:
         raise ValueError(
-            f"first_ranks: must hold a rank for each of {len(prompts)} prompts, got {len(ranks)}"
+            f"first_ranks: must hold a rank for each of {count} prompts, got {len(ranks)}"
         )
     for index, rank in enumerate(ranks):
         if not 0 <= rank < model.vocab_size:
@@ -213,8 +206,7 @@ def _check_ranks(
 
 def _decode(
     model: StepDecoder,
-    prompts: PackedPrompts,
-    shared: tuple[PackedPrompts | ReadPrefixes, Sequence[int]] | None,
+    read: Callable[[], ReadPrompts],
     max_new_tokens: int,
     ends: frozenset[int],
     sampler: Sampler,
@@ -222,10 +214,10 @@ def _decode(
     first_ranks: Tensor | None,
 ) -> Iterator[Token]:
     """The decoding loop: choose, report, drop what has ended, step."""
+    prompts = read()
     batch_size = prompts.batch_size
-    cache = new_cache(model, prompts, shared)
-    last_tokens = prompts.cu_seqlens[1:].long() - 1
-    logits = model.logits(model.prefill(prompts, cache)[last_tokens])
+    cache, logits = prompts.cache.fork(), model.logits(prompts.last)
+    del prompts  # buffers that the cache outgrows are freed, unless the caller keeps them
     room = (model.longest - cache.positions).tolist()
     limits = [min(max_new_tokens, left) for left in room]
     uniform = sampler.draw(batch_size, min(max_new_tokens, model.max_positions), model.device)

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastregion.language.cache import KVCache
 from fastregion.language.decoder import step_decoder
 from fastregion.language.packed import IGNORED_LABEL, PackedPrompts, check_token_ids, pack
-from fastregion.language.prefixes import ReadPrefixes, check_prefixes, new_cache
+from fastregion.language.reading import ReadPrompts, cache_maker, read_prompts, reader
 from fastregion.language.step_decoder import StepDecoder
 
 __all__ = ["score", "score_continuations", "token_logprobs"]
 
 _LOGITS_PER_CHUNK = 2**24  # 64 MiB of float32 logits at a time, whatever the vocabulary
-_TOKENS_PER_TREE = 2**12  # texts read together after one prompt: bounds the hidden states
+_TOKENS_PER_TREE = 2**12  # texts read together: bounds their hidden states, keys and values
+
+_Pair = tuple[int, Sequence[int]]  # index of a prompt, and a text that follows it
 
 
 def token_logprobs(
     decoder: nn.Module,
     prompts: PackedPrompts,
     *,
-    prefixes: PackedPrompts | ReadPrefixes | None = None,
+    prefixes: PackedPrompts | ReadPrompts | None = None,
     prefix_of: Sequence[int] | None = None,
 ) -> list[Tensor]:
     """Log-probability of every labelled token, given everything before it in its prompt.
@@ -49,7 +49,7 @@ def token_logprobs(
     """
     model = step_decoder(decoder)
     model.check(prompts)
-    shared = check_prefixes(model, prompts, prefixes, prefix_of)
+    new_cache = cache_maker(model, decoder, prompts, prefixes, prefix_of)
     if prompts.labels is None:
         raise ValueError("prompts: labels are needed for scoring, got none")
     highest = int(prompts.labels.max())
@@ -58,7 +58,7 @@ def token_logprobs(
     scored = prompts.labels != IGNORED_LABEL
     scored[prompts.cu_seqlens[:-1].long()] = False
     places = scored.nonzero().squeeze(1)
-    cache = None if shared is None else new_cache(model, prompts, shared)
+    cache = None if prefixes is None else new_cache()
     hidden = model.prefill(prompts, cache)[places - 1]
     logprobs = _logprobs(model, hidden, prompts.labels[places])
     counts = torch.nn.functional.pad(scored.cumsum(0), (1, 0))[prompts.cu_seqlens.long()].diff()
@@ -69,7 +69,7 @@ def score(
     decoder: nn.Module,
     prompts: PackedPrompts,
     *,
-    prefixes: PackedPrompts | ReadPrefixes | None = None,
+    prefixes: PackedPrompts | ReadPrompts | None = None,
     prefix_of: Sequence[int] | None = None,
 ) -> Tensor:
     """Mean log-probability of the labelled tokens of each prompt, ``[B]``.
@@ -87,16 +87,18 @@ def score(
 
 
 def score_continuations(
-    decoder: nn.Module, prompts: PackedPrompts, texts: Sequence[Sequence[int]]
+    decoder: nn.Module,
+    prompts: PackedPrompts | ReadPrompts,
+    texts: Sequence[Sequence[int]],
 ) -> Tensor:
     """Mean log-probability per token of every text as continuation of every prompt.
 
-    Each prompt is read once. The texts follow it as a tree: all see the prompt's keys and values,
-    none sees another.
+    Each prompt is read once, or not at all where it has been. The texts follow it as a tree: all
+    see the prompt's keys and values, none sees another.
 
     Args:
         decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``.
-        prompts: ``B`` prompts; labels are not used.
+        prompts: ``B`` prompts, also from ``read_prompts``; labels are not used.
         texts: ``T`` lists of token ids, none empty; append the end token to score it too.
 
     Returns:
@@ -109,7 +111,7 @@ def score_continuations(
         NotImplementedError: see ``generate``.
     """
     model = step_decoder(decoder)
-    model.check(prompts)
+    read = reader(model, decoder, prompts)
     if not texts:
         raise ValueError("texts: must hold at least one text, got none")
     for index, text in enumerate(texts):
@@ -119,77 +121,67 @@ def score_continuations(
             )
         check_token_ids(f"texts: token ids of text {index}", text, model.vocab_size)
     longest = max(len(text) for text in texts)
-    highest = int(prompts.positions.max()) + longest
-    if highest > model.max_positions:
+    positions = prompts.positions if isinstance(prompts, PackedPrompts) else prompts.cache.positions
+    length = int(positions.max()) + longest + isinstance(prompts, PackedPrompts)
+    if length > model.max_positions:
         raise ValueError(
             "texts: prompt and text must fit in the decoder's max_position_embeddings "
-            f"{model.max_positions}, got {highest + 1} positions"
+            f"{model.max_positions}, got {length} positions"
         )
-    trees = list(_trees(texts, model.device))
-    return torch.stack([_score_one(model, prompts.select([b]), trees) for b in range(len(prompts))])
+    if isinstance(prompts, ReadPrompts):
+        return _score(model, read(), texts)
+    # One at a time: all their keys and values together may need much memory.
+    parts = (read_prompts(decoder, prompts.select([b])) for b in range(len(prompts)))
+    return torch.cat([_score(model, part, texts) for part in parts])
 
 
-class _Tree(NamedTuple):
-    """Some texts that follow one prompt side by side; ``m`` tokens in all."""
-
-    inputs: list[Sequence[int]]  # each text without its last token, where something is left
-    sources: Tensor  # [m] row that predicts each target: 0 is the prompt's last, then the inputs'
-    targets: Tensor  # [m] tokens to predict
-    lengths: list[int]  # tokens of each text; sums to m
+def _score(model: StepDecoder, prompts: ReadPrompts, texts: Sequence[Sequence[int]]) -> Tensor:
+    pairs = [(b, text) for b in range(len(prompts)) for text in texts]
+    groups = _groups(pairs, prompts.cache.branch_columns)
+    means = [mean for group in groups for mean in _score_group(model, prompts, group)]
+    return torch.stack(means).view(len(prompts), len(texts))
 
 
-def _score_one(model: StepDecoder, prompt: PackedPrompts, trees: list[_Tree]) -> Tensor:
-    cache = model.new_cache(prompt)
-    last = model.prefill(prompt, cache)[-1:]
-    means = []
-    for tree in trees:
-        rows = last
-        if tree.inputs:
-            texts = _continue(model, cache, tree.inputs)
-            own = model.new_cache(texts, prefix=cache, prefix_of=[0] * len(texts))
-            rows = torch.cat((last, model.prefill(texts, own)))
-        logprobs = _logprobs(model, rows[tree.sources], tree.targets)
-        means += [text.mean() for text in torch.split(logprobs, tree.lengths)]
-    return torch.stack(means)
+def _groups(pairs: Sequence[_Pair], copied: int) -> Iterator[list[_Pair]]:
+    """Cut the pairs into groups of bounded size; a longer text makes a group of its own."""
+    group: list[_Pair] = []
+    longest = 0
+    for prompt, text in pairs:
+        longest = max(longest, copied + len(text))
+        if group and (len(group) + 1) * longest > _TOKENS_PER_TREE:
+            yield group
+            group, longest = [], copied + len(text)
+        group.append((prompt, text))
+    yield group
 
 
-def _continue(model: StepDecoder, cache: KVCache, texts: Sequence[Sequence[int]]) -> PackedPrompts:
-    """The texts as prompts whose positions go on where the cached one ended."""
-    first = int(cache.positions)
-    embeddings = []
-    for text in texts:
-        ids = torch.tensor(text, dtype=torch.int64, device=model.device)
-        positions = torch.arange(first, first + len(text), device=model.device)
-        embeddings.append(model.embed(ids, positions))
-    packed = pack(embeddings)
-    return replace(packed, positions=packed.positions + first)
-
-
-def _trees(texts: Sequence[Sequence[int]], device: torch.device) -> Iterator[_Tree]:
-    """Cut the texts into groups of bounded size; a longer text makes a group of its own."""
-    group: list[Sequence[int]] = []
-    size = 0
-    for text in texts:
-        if group and size + len(text) > _TOKENS_PER_TREE:
-            yield _tree(group, device)
-            group, size = [], 0
-        group.append(text)
-        size += len(text)
-    yield _tree(group, device)
-
-
-def _tree(texts: Sequence[Sequence[int]], device: torch.device) -> _Tree:
+def _score_group(
+    model: StepDecoder, prompts: ReadPrompts, pairs: Sequence[_Pair]
+) -> Sequence[Tensor]:
+    """Mean log-probability of each text, all read side by side; of each, all but its last token."""
+    rows = prompts.last
+    if longer := [(prompt, text) for prompt, text in pairs if len(text) > 1]:
+        own = prompts.cache.branch([prompt for prompt, _ in longer])
+        embeddings = []
+        for (_, text), first in zip(longer, own.positions.tolist(), strict=True):
+            ids = torch.tensor(text[:-1], device=model.device)
+            places = torch.arange(first, first + len(ids), device=model.device)
+            embeddings.append(model.embed(ids, places))
+        read = pack(embeddings)
+        counts = torch.tensor(read.lengths, device=model.device)
+        begun = own.positions.repeat_interleave(counts, output_size=read.total_tokens)
+        read = replace(read, positions=read.positions + begun)
+        own.extend(read.lengths)
+        rows = torch.cat((rows, model.prefill(read, own)))
+    # The row that predicts each token: the prompt's last, then those of the text.
     sources: list[int] = []
-    read = 0
-    for text in texts:
-        sources += [0, *range(read + 1, read + len(text))]
-        read += len(text) - 1
-    return _Tree(
-        inputs=[text[:-1] for text in texts if len(text) > 1],
-        sources=torch.tensor(sources, device=device),
-        targets=torch.tensor([token for text in texts for token in text], device=device),
-        lengths=[len(text) for text in texts],
-    )
+    begin = len(prompts)
+    for prompt, text in pairs:
+        sources += [prompt, *range(begin, begin + len(text) - 1)]
+        begin += len(text) - 1
+    targets = torch.tensor([token for _, text in pairs for token in text], device=model.device)
+    logprobs = _logprobs(model, rows[torch.tensor(sources, device=model.device)], targets)
+    return [text.mean() for text in torch.split(logprobs, [len(text) for _, text in pairs])]
 
 
 def _logprobs(model: StepDecoder, hidden: Tensor, targets: Tensor) -> Tensor:

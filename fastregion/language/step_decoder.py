@@ -131,7 +131,7 @@ class StepDecoder(ABC):
         Args:
             prompts: ``B`` prompts that fit this decoder (see ``check``).
             cache: where to keep keys and values, from ``new_cache``; None keeps none. If it stands
-                on a prefix, the prompts see that too.
+                on a prefix, the prompts see that too, and what it held before ``extend``.
 
         Returns:
             The last layer's normalised hidden states, ``[total_tokens, hidden]``.
@@ -150,6 +150,7 @@ class StepDecoder(ABC):
                 *cache.layers[index],
                 cache.lengths,
                 cu_seqlens_q=bounds,
+                rows=cache.rows,
                 scale=self.head_dim**-0.5,
                 prefix=cache.prefix(index),
                 k_new=k,

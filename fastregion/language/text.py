@@ -12,11 +12,11 @@ from torch import nn
 from fastregion.language.beams import EarlyStopping, beam_search, check_beams
 from fastregion.language.generation import Generated, Token, generate, stream
 from fastregion.language.packed import PackedPrompts
-from fastregion.language.prefixes import ReadPrefixes
+from fastregion.language.reading import ReadPrompts
 from fastregion.language.text_stream import TextStream, check_stop
 from fastregion.language.tokenizer import Tokenizer
 
-__all__ = ["GeneratedText", "Piece", "generate_text", "stream_text"]
+__all__ = ["GeneratedText", "Piece", "beam_texts", "generate_text", "stream_text"]
 
 
 class Piece(NamedTuple):
@@ -44,7 +44,7 @@ class GeneratedText(Generated):
 
 def generate_text(
     decoder: nn.Module,
-    prompts: PackedPrompts,
+    prompts: PackedPrompts | ReadPrompts,
     tokenizer: Tokenizer,
     *,
     max_new_tokens: int,
@@ -57,7 +57,7 @@ def generate_text(
     length_penalty: float = 1.0,
     early_stopping: EarlyStopping = False,
     stop: str | Sequence[str] = (),
-    prefixes: PackedPrompts | ReadPrefixes | None = None,
+    prefixes: PackedPrompts | ReadPrompts | None = None,
     prefix_of: Sequence[int] | None = None,
 ) -> list[GeneratedText]:
     """Write the text that continues each prompt.
@@ -88,51 +88,89 @@ def generate_text(
         TypeError, ValueError, NotImplementedError, FloatingPointError: see ``generate``.
     """
     check_beams(num_beams, length_penalty, early_stopping)
-    ends, strings = _ends(tokenizer, eos_token_ids, stop)
     if num_beams > 1:
         if temperature:
             raise ValueError(
                 f"num_beams: must be 1 when sampling (temperature {temperature}), got {num_beams}"
             )
-        results = beam_search(
+        found = beam_texts(
             decoder,
             prompts,
+            tokenizer,
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
-            eos_token_ids=ends,
+            eos_token_ids=eos_token_ids,
             length_penalty=length_penalty,
             early_stopping=early_stopping,
-            text=TextStream(tokenizer, strings) if strings else None,
+            stop=stop,
             prefixes=prefixes,
             prefix_of=prefix_of,
         )
-    else:
-        texts = [TextStream(tokenizer, strings) for _ in range(prompts.batch_size)]
+        return [texts[0] for texts in found]
+    ends, strings = _ends(tokenizer, eos_token_ids, stop)
+    texts = [TextStream(tokenizer, strings) for _ in range(prompts.batch_size)]
 
-        def has_stopped(index: int, token_ids: list[int]) -> bool:
-            texts[index].put(token_ids[-1])
-            return texts[index].stopped
+    def has_stopped(index: int, token_ids: list[int]) -> bool:
+        texts[index].put(token_ids[-1])
+        return texts[index].stopped
 
-        results = generate(
-            decoder,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            eos_token_ids=ends,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            generator=generator,
-            # Without stop strings no text is needed before the end.
-            stop=has_stopped if strings else None,
-            prefixes=prefixes,
-            prefix_of=prefix_of,
-        )
+    results = generate(
+        decoder,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        eos_token_ids=ends,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        generator=generator,
+        # Without stop strings no text is needed before the end.
+        stop=has_stopped if strings else None,
+        prefixes=prefixes,
+        prefix_of=prefix_of,
+    )
     return [_with_text(result, tokenizer, strings) for result in results]
+
+
+def beam_texts(
+    decoder: nn.Module,
+    prompts: PackedPrompts | ReadPrompts,
+    tokenizer: Tokenizer,
+    *,
+    num_beams: int,
+    max_new_tokens: int,
+    eos_token_ids: int | Iterable[int],
+    length_penalty: float = 1.0,
+    early_stopping: EarlyStopping = False,
+    stop: str | Sequence[str] = (),
+    prefixes: PackedPrompts | ReadPrompts | None = None,
+    prefix_of: Sequence[int] | None = None,
+) -> list[list[GeneratedText]]:
+    """Write several texts that continue each prompt: all that a beam search ended with.
+
+    The arguments are those of ``generate_text``.
+
+    Returns:
+        For each prompt 1 to ``num_beams`` texts, the best first.
+    """
+    ends, strings = _ends(tokenizer, eos_token_ids, stop)
+    results = beam_search(
+        decoder,
+        prompts,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        eos_token_ids=ends,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        text=TextStream(tokenizer, strings) if strings else None,
+        prefixes=prefixes,
+        prefix_of=prefix_of,
+    )
+    return [[_with_text(result, tokenizer, strings) for result in found] for found in results]
 
 
 def stream_text(
     decoder: nn.Module,
-    prompts: PackedPrompts,
+    prompts: PackedPrompts | ReadPrompts,
     tokenizer: Tokenizer,
     *,
     max_new_tokens: int,
@@ -142,7 +180,7 @@ def stream_text(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop: str | Sequence[str] = (),
-    prefixes: PackedPrompts | ReadPrefixes | None = None,
+    prefixes: PackedPrompts | ReadPrompts | None = None,
     prefix_of: Sequence[int] | None = None,
 ) -> Iterator[Piece]:
     """Write the text that continues each prompt, token by token.

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from fastregion.language import PackedPrompts, ReadPrefixes
+from fastregion.language import PackedPrompts, ReadPrompts
 
 __all__ = ["SharedPrompts"]
 
@@ -23,25 +21,8 @@ class SharedPrompts:
     """
 
     prompts: PackedPrompts
-    prefixes: PackedPrompts | ReadPrefixes
+    prefixes: PackedPrompts | ReadPrompts
     prefix_of: Sequence[int]
-
-    def whole(self) -> PackedPrompts:
-        """The prompts with their beginnings, nothing shared; labels are left out."""
-        known = self.prefixes
-        beginnings = known.prompts if isinstance(known, ReadPrefixes) else known
-        parts = [
-            part
-            for index, prefix in enumerate(self.prefix_of)
-            for part in (beginnings.select([prefix]), self.prompts.select([index]))
-        ]
-        lengths = [part.total_tokens for part in parts]
-        ends = torch.tensor([0, *lengths]).cumsum(0)[::2]
-        return PackedPrompts(
-            torch.cat([part.embeddings for part in parts]),
-            ends.to(self.prompts.cu_seqlens),
-            torch.cat([part.positions for part in parts]),
-        )
 
     def select(self, indices: Sequence[int]) -> SharedPrompts:
         """The prompts with these indices, in this order, on the same beginnings.

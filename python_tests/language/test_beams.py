@@ -39,7 +39,9 @@ SETTINGS = [
 
 
 def search(decoder: Any, prompts: PackedPrompts, **settings: Any) -> list[Any]:
-    return beam_search(decoder, prompts, **{"max_new_tokens": 10, "eos_token_ids": [], **settings})
+    """The best continuation of each prompt."""
+    settings = {"max_new_tokens": 10, "eos_token_ids": [], **settings}
+    return [found[0] for found in beam_search(decoder, prompts, **settings)]
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])

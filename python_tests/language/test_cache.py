@@ -100,3 +100,49 @@ def test_selecting_copies_only_repeats() -> None:
     cache.select([1, 0, 1, 1])  # more than there are rows
     assert owners(cache, 1) == [[1, 1], [2] * 5, [1, 1], [1, 1]]
     assert len(set(cache.rows.tolist())) == 4
+
+
+def test_a_fork_goes_its_own_way_in_the_same_buffers() -> None:
+    cache = filled([2, 5])
+    fork = cache.fork()
+    fork.advance()
+    fork.remove([0])
+    assert fork.lengths.tolist() == [6]
+    assert cache.lengths.tolist() == [2, 5]
+    assert cache.positions.tolist() == [2, 5]
+    assert fork.layers[0][0] is cache.layers[0][0]
+    fork.select([0])  # where it writes now is its own
+    assert fork.layers[0][0] is not cache.layers[0][0]
+    assert owners(cache, 0) == [[1, 1], [2] * 5]
+
+
+def test_a_branch_shares_what_it_continues() -> None:
+    cache = filled([2, 5, 4])
+    branch = cache.branch([2, 0, 2])
+    assert branch.lengths.tolist() == [0, 0, 0]
+    assert branch.positions.tolist() == [4, 2, 4]
+    assert branch.capacity == 0  # nothing is allocated before it is known how much
+    shared = branch.prefix(1)
+    assert shared is not None
+    assert shared.of.tolist() == [2, 0, 2]
+    assert shared.keys is cache.layers[1][0]
+    branch.extend([3, 1, 20])
+    assert branch.capacity == 32
+    assert branch.lengths.tolist() == [3, 1, 20]
+    assert branch.positions.tolist() == [7, 3, 24]
+    assert branch.highest_position >= 24
+
+
+def test_a_branch_of_a_cache_on_a_prefix_has_its_columns_copied() -> None:
+    cache = filled([2, 5, 4], filled([6, 7]), (1, 0, 1))
+    assert cache.branch_columns == 5
+    branch = cache.branch([1, 1])
+    assert owners(branch, 0) == [[2] * 5, [2] * 5]
+    assert branch.layers[0][0] is not cache.layers[0][0]
+    shared = branch.prefix(0)
+    assert shared is not None
+    assert shared.of.tolist() == [0, 0]
+    branch.extend([300, 2])
+    assert branch.lengths.tolist() == [305, 7]
+    assert branch.capacity >= 305
+    assert owners(cache, 1) == [[1, 1], [2] * 5, [3] * 4]

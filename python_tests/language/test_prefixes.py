@@ -14,7 +14,7 @@ from fastregion.language import (
     build_decoder,
     generate,
     pack,
-    read_prefixes,
+    read_prompts,
     score,
 )
 
@@ -60,7 +60,7 @@ def test_generation(decoder: torch.nn.Module, prompts: tuple[PackedPrompts, ...]
     first, rests, whole = prompts
     options = {"max_new_tokens": 9, "eos_token_ids": ()}
     expected = generate(decoder, whole, **options)
-    read = read_prefixes(decoder, first)
+    read = read_prompts(decoder, first)
     assert len(read) == 2
     for prefixes in (first, read, read):  # as often as one likes
         found = generate(decoder, rests, prefixes=prefixes, prefix_of=PREFIX_OF, **options)
@@ -68,8 +68,8 @@ def test_generation(decoder: torch.nn.Module, prompts: tuple[PackedPrompts, ...]
         beams = beam_search(
             decoder, rests, num_beams=3, prefixes=prefixes, prefix_of=PREFIX_OF, **options
         )
-        assert [b.token_ids for b in beams] == [
-            b.token_ids for b in beam_search(decoder, whole, num_beams=3, **options)
+        assert [b.token_ids for b, *_ in beams] == [
+            b.token_ids for b, *_ in beam_search(decoder, whole, num_beams=3, **options)
         ]
 
 
@@ -79,7 +79,7 @@ def test_scores(decoder: torch.nn.Module, prompts: tuple[PackedPrompts, ...]) ->
     texts = [[3, 4, 5], [6], [7, 8]]
     expected = score(decoder, append_tokens(whole, texts, embed))
     continued = append_tokens(rests, texts, embed)
-    for prefixes in (first, read_prefixes(decoder, first)):
+    for prefixes in (first, read_prompts(decoder, first)):
         found = score(decoder, continued, prefixes=prefixes, prefix_of=PREFIX_OF)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     wrong = score(decoder, continued, prefixes=first, prefix_of=[0, 1, 0])
@@ -87,11 +87,11 @@ def test_scores(decoder: torch.nn.Module, prompts: tuple[PackedPrompts, ...]) ->
     with pytest.raises(ValueError, match="prefixes: must be given together with prefix_of"):
         score(decoder, continued, prefixes=first)
     with pytest.raises(ValueError, match=r"prefix_of: must be in 0\.\.1, got 2"):
-        score(decoder, continued, prefixes=read_prefixes(decoder, first), prefix_of=[0, 2, 0])
+        score(decoder, continued, prefixes=read_prompts(decoder, first), prefix_of=[0, 2, 0])
 
 
 def test_beginnings_must_fit_the_decoder(
     decoder: torch.nn.Module, prompts: tuple[PackedPrompts, ...]
 ) -> None:
     with pytest.raises(ValueError, match="prompts: hidden size must be the decoder's 32"):
-        read_prefixes(decoder, pack([torch.zeros(3, 16)]))
+        read_prompts(decoder, pack([torch.zeros(3, 16)]))

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from fastregion.language import (
     PackedPrompts,
-    ReadPrefixes,
+    ReadPrompts,
     Tokenizer,
     append_tokens,
-    read_prefixes,
+    read_prompts,
 )
 from fastregion.language.lora import lora_layers, merge_lora
 from fastregion.models.base import Captioner
@@ -271,8 +271,8 @@ class UrecaCaptioner(Captioner):
                 input_ids=ids[:length], image=batch.prompts[0].image if seen else (), masks=()
             )
             packed = self.model.pack([beginning], image_tokens, mask_tokens)
-            kept["prefix"] = ids[:length], read_prefixes(self.decoder, packed)
-        prefix: ReadPrefixes = kept["prefix"][1]
+            kept["prefix"] = ids[:length], read_prompts(self.decoder, packed)
+        prefix: ReadPrompts = kept["prefix"][1]
         rests = [
             replace(
                 prompt,

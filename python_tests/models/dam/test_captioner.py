@@ -56,10 +56,11 @@ def test_the_text_in_front_of_images_is_shared(
     assert isinstance(shared, SharedPrompts)
     assert len(shared.prefixes) == 1
     assert shared.prefixes.total_tokens > 100
-    whole = shared.whole()
-    torch.testing.assert_close(whole.embeddings, alone.embeddings)
-    assert torch.equal(whole.cu_seqlens, alone.cu_seqlens)
-    assert torch.equal(whole.positions, alone.positions)
+    for k in range(3):
+        rest, whole = shared.prompts.select([k]), alone.select([k])
+        found = torch.cat((shared.prefixes.embeddings, rest.embeddings))
+        torch.testing.assert_close(found, whole.embeddings)
+        assert torch.equal(torch.cat((shared.prefixes.positions, rest.positions)), whole.positions)
 
 
 def test_several_images(captioner: DamCaptioner, image: np.ndarray, regions: list[Region]) -> None:

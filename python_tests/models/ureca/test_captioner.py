@@ -111,10 +111,13 @@ def test_what_is_shared_is_the_whole_prompt(
             batch.prompts, model.embed_tiles(batch.tiles), model.embed_masks(batch.masks)
         )
     assert isinstance(shared, SharedPrompts)
-    whole = shared.whole()
-    torch.testing.assert_close(whole.embeddings, alone.embeddings)
-    assert torch.equal(whole.cu_seqlens, alone.cu_seqlens)
-    assert torch.equal(whole.positions, alone.positions)
+    assert len(shared.prefixes) == 1
+    (read,) = shared.prefixes.cache.lengths.tolist()
+    for k, length in enumerate(shared.prompts.lengths):
+        rest, whole = shared.prompts.select([k]), alone.select([k])
+        assert read + length == whole.total_tokens
+        torch.testing.assert_close(rest.embeddings, whole.embeddings[read:])
+        assert torch.equal(rest.positions, whole.positions[read:])
     masks = len(batch.masks) // 3 * captioner.config.num_mask_token
     assert min(shared.prompts.lengths) < masks + 100  # the picture's tokens are in front
     picked = shared.select([2, 0])
