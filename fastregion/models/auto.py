@@ -37,6 +37,9 @@ _HUB = (
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model"]
 _PICKLED_FILES = "pytorch_model*.bin"  # of which nothing is executed; where there is nothing else
 
+# Systems whose checkpoints are loaded from folders only: their names are not known here.
+_FROM_FOLDERS = {"ureca": "URECA"}
+
 # Published systems that are planned: named so that asking for one gets an honest answer.
 _PLANNED = {
     "pix2cap": "Pix2Cap",
@@ -87,6 +90,11 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
             ) from error
         return _load_folder(Path(folder), model_id=text, dtype=dtype)
     for word in re.split(r"[^a-z0-9]+", text.lower()):
+        if word in _FROM_FOLDERS:
+            raise ValueError(
+                f"model: {_FROM_FOLDERS[word]} is loaded from a folder with its published files, "
+                f"got the name {text!r}"
+            )
         if word in _PLANNED:
             raise NotImplementedError(
                 f"model: {_PLANNED[word]} is not implemented yet; available: {_known()}"
