@@ -177,5 +177,5 @@ class TestBadInput:
         monkeypatch.undo()
         with pytest.raises(ValueError, match="model: unknown name 'nothing'"):
             fr.describe(photo, (0, 0, 2, 2), model="nothing")
-        with pytest.raises(NotImplementedError, match="model: URECA"):
+        with pytest.raises(ValueError, match="model: URECA is loaded from its published files"):
             fr.describe(photo, (0, 0, 2, 2), model="ureca")

@@ -1,9 +1,9 @@
 """URECA's way from a picture with regions to text, beside the published one.
 
 Full width of URECA-1B (tower 1024, decoder 896, masks of 12544 positions), one layer of the tower
-and two of the decoder, random weights, float32, a small vocabulary. Of a picture with six tiles and
-a thumbnail, 1,792 of the 2,096 or so tokens of a prompt stand in front of the mask; they are
-the same for all regions, so that the floor is one picture, and the rest of each prompt.
+and one of the decoder, random weights, float32, a small vocabulary. Of a picture with six tiles and
+a thumbnail, 1,792 of some 2,100 tokens of a prompt are the picture's, which are the same for all
+regions: the floor is one picture, and the rest of each prompt.
 
 Peer: "published" is the released way in plain torch: every region goes alone, with all tiles of the
 picture through the tower, and its whole prompt through transformers' ``generate``.
@@ -30,7 +30,7 @@ from fastregion.models.ureca.prompts import SPECIAL_TOKENS
 from fastregion.regions import Region
 
 _NEW_TOKENS = 8
-_TOWER_LAYERS, _DECODER_LAYERS = 1, 2
+_TOWER_LAYERS, _DECODER_LAYERS = 1, 1
 # Pictures (height, width) by the number of their tiles, the thumbnail counted.
 _SIZES = {1: (448, 448), 7: (600, 900)}
 
@@ -195,7 +195,7 @@ CASES = (
     ),
     Case(
         operator="URECA prefill",
-        shape=f"32 regions, 7 tiles, {_DECODER_LAYERS} layers, first token",
+        shape=f"32 regions, 7 tiles, {_DECODER_LAYERS} layer, first token",
         dtype="float32",
         make=partial(_make_prefill, 32, 7),
         devices=("cpu",),

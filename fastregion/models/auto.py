@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -37,6 +38,9 @@ _HUB = (
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model"]
 _PIX2CAP_FILE = "model_state_dict.pt"  # published without settings
 _PICKLED_FILES = "pytorch_model*.bin"  # of which nothing is executed; where there is nothing else
+
+# Systems whose checkpoints are loaded from files only: they have no names here.
+_FROM_FILES = {"ureca": "URECA", "pix2cap": "Pix2Cap"}
 
 
 def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Captioner:
@@ -84,6 +88,12 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
                 "a folder with its files will do too"
             ) from error
         return _load_folder(Path(folder), model_id=text, dtype=dtype)
+    for word in re.split(r"[^a-z0-9]+", text.lower()):
+        if word in _FROM_FILES:
+            raise ValueError(
+                f"model: {_FROM_FILES[word]} is loaded from its published files, "
+                f"got the name {text!r}"
+            )
     raise ValueError(f"model: unknown name {text!r}; available: {_known()}")
 
 

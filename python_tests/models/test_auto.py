@@ -35,6 +35,12 @@ def test_the_built_in_model_runs_in_other_types(dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["Pix2Cap", "someone/pix2cap-large", "URECA", "a/ureca-8b"])
+def test_systems_without_names_are_told(name: str) -> None:
+    with pytest.raises(ValueError, match=r"model: .* is loaded from its published files, got"):
+        load(name)
+
+
 @pytest.mark.parametrize("name", ["nothing", "fastregion/maxi", "", "a/damask", "garlic"])
 def test_unknown_names_list_what_is_known(name: str) -> None:
     with pytest.raises(ValueError, match=r"model: unknown name .*; available: fastregion/mini, "):

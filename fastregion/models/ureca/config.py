@@ -292,7 +292,8 @@ class UrecaConfig:
         """
         ours = ("arch", "mask_thumbnail")
         known = [*_DEFAULTS, *_FIXED, *ours, "force_image_size", "vision_config", "llm_config"]
-        check_keys("", values, [*known, "hidden_size"])
+        # The last are repeated by some files: they follow from the others and from the tokenizer.
+        check_keys("", values, [*known, "hidden_size", "num_image_token", "token_ids"])
         for key, supported in _FIXED.items():
             if values.get(key, supported) != supported:
                 raise NotImplementedError(
@@ -310,7 +311,7 @@ class UrecaConfig:
             )
         size = values.get("force_image_size")
         arch2 = values.get("architectures") == [_CLASSES[2]]
-        return cls(
+        config = cls(
             llm=_decoder(_part(values, "llm_config")),
             vision=vision,
             image_size=vision.image_size if size is None else size,
@@ -318,6 +319,9 @@ class UrecaConfig:
             mask_thumbnail=values.get("mask_thumbnail", "released"),
             **given,
         )
+        if values.get("num_image_token") not in (None, config.tokens_per_tile):
+            raise wrong("num_image_token", str(config.tokens_per_tile), values["num_image_token"])
+        return config
 
 
 def _part(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

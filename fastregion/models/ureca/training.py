@@ -1,11 +1,10 @@
 """Training URECA as published: two stages, samples from conversations, one batch of them.
 
-stage 1     the mask encoder alone, on a frozen InternVL2.5
-stage 2     LoRA on the decoder alone
+Stage 1 trains the mask encoder alone, on a frozen InternVL2.5, stage 2 LoRA on the decoder alone:
 
-captioner = new_captioner("InternVL2_5-1B", num_mask_token=8)
-train_mask_encoder(captioner)                     # then a loop over batch_loss(...)
-train_lora(captioner, rank=16)                    # the same, then captioner.merge_lora()
+    captioner = new_captioner("InternVL2_5-1B", num_mask_token=8)
+    train_mask_encoder(captioner)                 # then a loop over batch_loss(...)
+    train_lora(captioner, rank=16)                # the same, then captioner.merge_lora()
 """
 
 from __future__ import annotations

@@ -321,6 +321,7 @@ def test_number_of_mask_tokens_from_the_weights(folder: Path, image: np.ndarray)
         ({"use_thumbnail": 1}, ValueError, "use_thumbnail must be true or false, got 1"),
         ({"system_message": 3}, ValueError, "system_message must be a text or null, got 3"),
         ({"vision_config": None}, ValueError, "'vision_config' is missing"),
+        ({"num_image_token": 256}, ValueError, "num_image_token must be 4, got 256"),
         ({"mask_thumbnail": "grey"}, ValueError, "mask_thumbnail must be one of"),
         ({"arch": 2}, ValueError, r"such that a tile has 16 x 16 tokens \(arch 2\), got 32"),
     ],

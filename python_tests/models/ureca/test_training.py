@@ -13,6 +13,7 @@ import torch
 from captioner_checks import NEW
 from safetensors.torch import load_file, save_file
 
+from fastregion.language.internlm2 import fuse_wqkv
 from fastregion.models.ureca import UrecaCaptioner
 from fastregion.models.ureca.mask_encoder import init_mask_encoder
 from fastregion.models.ureca.training import (
@@ -201,3 +202,20 @@ def test_first_values_of_the_mask_encoder() -> None:
         deviation = math.sqrt(2 / (fan_in + fan_out))
         assert layer.weight.std().item() == pytest.approx(deviation, rel=0.1)
         assert not layer.bias.any()
+
+
+def test_lora_of_internlm2_is_that_of_its_fused_layer() -> None:
+    captioner = tiny_ureca.captioner(internlm2=True)
+    train_lora(captioner, rank=3)
+    attention = captioner.decoder.model.layers[1].self_attn
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    for layer in layers:
+        torch.nn.init.normal_(layer.lora_B["default"].weight)
+    _, kv_heads = captioner.layout.heads
+    a = layers[0].lora_A["default"].weight
+    assert all(layer.lora_A["default"].weight is a for layer in layers)
+    b = fuse_wqkv(*(layer.lora_B["default"].weight for layer in layers), kv_heads)
+    fused = fuse_wqkv(*(layer.weight for layer in layers), kv_heads) + 2 * b @ a
+    captioner.merge_lora()
+    merged = (attention.q_proj, attention.k_proj, attention.v_proj)
+    torch.testing.assert_close(fuse_wqkv(*(layer.weight for layer in merged), kv_heads), fused)
