@@ -52,15 +52,24 @@ template <class T>
 struct GradientRows {
   HeadRows<const T> grad_out;
   const accumulate_t<T>* grad_logsumexp;  // null for zeros; strides as logsumexp
-  HeadRows<T> query;
 };
 
-// Sums over the queries, for the packed keys.
+// A block of queries that meets one block of keys after the other.
+template <class Real>
+struct GradientBlock {
+  Real* queries;       // [kQueryBlock, row_width], times the scale and log2(e)
+  Real* grads;         // [kQueryBlock, row_width], of out
+  Real* grad_queries;  // [kQueryBlock, row_width], without the scale
+  Real* shift;         // [kQueryBlock], logsumexp in units of log(2)
+  Real* offset;        // [kQueryBlock], D
+};
+
+// Sums over the queries, for the packed keys; null where not wanted.
 template <class Real>
 struct KeyGradients {
   Real* keys;    // [count, row_width], without the factor ln(2)
   Real* values;  // [count, row_width]
-  Real* bias;    // [count]; null where not wanted
+  Real* bias;    // [count]
 };
 
 }  // namespace fastregion

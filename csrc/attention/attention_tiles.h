@@ -292,6 +292,19 @@ __device__ void store_rows(const Rows<T>& to, int64_t first, int first_column, i
   }
 }
 
+// Step `step` of `num_steps` over tiles: waits for the tile, and where there is a second stage
+// begins to load the next one. `load(step)` is called by all threads.
+template <int kStages, class Load>
+__device__ void next_tile(int64_t step, int64_t num_steps, const Load& load) {
+  if (kStages == 1) {
+    __syncthreads();  // the last tile has been used
+    load(step);
+  }
+  cp_async_wait<0>();
+  __syncthreads();  // this tile is there, and the one before has been used
+  if (kStages == 2 && step + 1 < num_steps) load(step + 1);
+}
+
 // ---- launching --------------------------------------------------------------------------------
 template <class T>
 bool is_aligned(const AttentionTensor& tensor) {

@@ -5,7 +5,8 @@
 // values are packed once in the accumulation type (or as pairs of bfloat16, where the CPU
 // multiplies these), transposed and zero-padded, and stay in the L2 cache (0.5 MB for 729 keys of
 // width 72) while the blocks pass by; only keys that are seen are packed, so hidden ones cost
-// nothing. Arithmetic is 4 * queries * keys * width operations a head, 10 for the gradient, of
+// nothing. In the gradient all blocks of queries of an item pass by one block of keys after the
+// other. Arithmetic is 4 * queries * keys * width operations a head, 10 for the gradient, of
 // which nearly all are register-tiled multiply-adds.
 //
 // Items never share an output, and what is summed over items is summed in their order: the bits do
@@ -41,6 +42,7 @@ constexpr int64_t kWorkPerThread = 1 << 20;
 constexpr int64_t kGradientItems = 32;
 constexpr int64_t kLineBytes = 64;    // the widest vector
 constexpr int64_t kWidestPanel = 64;  // columns
+static_assert(kQueryBlock <= kWidestPanel);
 
 // Zeros on a vector boundary.
 template <class Real>
@@ -219,6 +221,10 @@ void store_rows(const accumulate_t<T>* sums, int64_t row, const std::vector<int6
   size_t next = 0;
   for (int64_t j = 0; j < num_keys; ++j) {
     T* out = to.data + j * to.stride;
+    // Rows lie whole tokens apart: too far for the hardware to look ahead.
+    const T* ahead = to.data + std::min(j + 8, num_keys - 1) * to.stride;
+    for (int64_t c = 0; c < width; c += kLineBytes / int64_t{sizeof(T)})
+      __builtin_prefetch(ahead + c, 1);
     if (next == index.size() || index[next] != j) {
       std::fill_n(out, width, from_float<T>(0));
       continue;
@@ -228,10 +234,66 @@ void store_rows(const accumulate_t<T>* sums, int64_t row, const std::vector<int6
   }
 }
 
+// Elements of a GradientBlock, whole lines; `block_rows` are those of one of its matrices.
+constexpr int64_t gradient_block_size(int64_t block_rows) {
+  return 3 * block_rows + 2 * kWidestPanel;
+}
+
 // What is summed over the queries of one key-value head, or over a part of them.
 template <class Real>
-KeyGradients<Real> key_gradients(Real* data, int64_t rows_size, bool bias) {
-  return {.keys = data, .values = data + rows_size, .bias = bias ? data + 2 * rows_size : nullptr};
+KeyGradients<Real> key_gradients(const CrossAttentionGradients& wanted, Real* data,
+                                 int64_t rows_size) {
+  return {.keys = wanted.key.data == nullptr ? nullptr : data,
+          .values = wanted.value.data == nullptr ? nullptr : data + rows_size,
+          .bias = wanted.key_bias == nullptr ? nullptr : data + 2 * rows_size};
+}
+
+// Adds the gradients of some blocks of queries to those of the keys, and writes their own.
+template <class T>
+void add_gradients(const CrossAttentionParams& p, const CrossAttentionGradients& g, Head<T>& keys,
+                   int64_t kv_head, int64_t first_block, int64_t end_block,
+                   const KeyGradients<accumulate_t<T>>& sums, accumulate_t<T>* work,
+                   accumulate_t<T>* scratch) {
+  using Real = accumulate_t<T>;
+  const Sequence& sequence = keys.sequence();
+  const Real scale = static_cast<Real>(p.scale);
+  const int64_t block_rows = kQueryBlock * FASTREGION_SELECT_ISA(padded<Real>)(p.width);
+  const auto each_block = [&](auto&& use) {
+    for (int64_t block = first_block; block < end_block; ++block) {
+      const int64_t of_head = blocks_of(sequence);
+      const int64_t head = kv_head * (p.num_heads / p.num_kv_heads) + block / of_head;
+      const int64_t first = block % of_head * kQueryBlock;
+      Real* at = work + (block - first_block) * gradient_block_size(block_rows);
+      use(keys.queries(head, first),
+          GradientBlock<Real>{.queries = at,
+                              .grads = at + block_rows,
+                              .grad_queries = at + 2 * block_rows,
+                              .shift = at + 3 * block_rows,
+                              .offset = at + 3 * block_rows + kWidestPanel},
+          head, first);
+    }
+  };
+  each_block(
+      [&](const QueryRows<T>& block, const GradientBlock<Real>& to, int64_t head, int64_t first) {
+        const Real* grad_logsumexp = static_cast<const Real*>(g.grad_logsumexp);
+        if (grad_logsumexp != nullptr) grad_logsumexp += keys.place(head, first);
+        const auto grad_out =
+            head_rows<const T>(g.grad_out, sequence.batch, sequence.first_query + first, head);
+        FASTREGION_SELECT_ISA(begin_gradient<T>)
+        (block, {grad_out, grad_logsumexp}, to, p.width, scale);
+      });
+  for (int64_t first_key = 0; first_key < keys.packed().count; first_key += kGradientKeyBlock) {
+    each_block([&](const QueryRows<T>& block, const GradientBlock<Real>& to, int64_t, int64_t) {
+      FASTREGION_SELECT_ISA(attend_backward<T>)
+      (block, to, keys.packed(), first_key, sums, g.query.data != nullptr, p.width, scratch);
+    });
+  }
+  if (g.query.data == nullptr) return;
+  each_block(
+      [&](const QueryRows<T>& block, const GradientBlock<Real>& from, int64_t head, int64_t first) {
+        const auto to = head_rows<T>(g.query, sequence.batch, sequence.first_query + first, head);
+        FASTREGION_SELECT_ISA(end_gradient<T>)(from, block.count, p.width, scale, to);
+      });
 }
 
 template <class T>
@@ -242,9 +304,11 @@ void backward(const CrossAttentionParams& p, const CrossAttentionGradients& g, i
   const int64_t num_heads = p.num_sequences * p.num_kv_heads;
   const int64_t row = FASTREGION_SELECT_ISA(padded<Real>)(p.width);
   // With few heads the queries of each are split, and the parts added up at the end.
-  const int64_t most_parts = group * ((p.num_queries + kQueryBlock - 1) / kQueryBlock);
+  int64_t most_blocks = 0;
+  for (int64_t s = 0; s < p.num_sequences; ++s)
+    most_blocks = std::max(most_blocks, group * blocks_of(sequence_of(p, s)));
   const int64_t parts =
-      std::max<int64_t>(std::min(kGradientItems / std::max<int64_t>(num_heads, 1), most_parts), 1);
+      std::max<int64_t>(std::min(kGradientItems / std::max<int64_t>(num_heads, 1), most_blocks), 1);
   const int64_t rows_size = (most + 1) * row;
   const int64_t sums_size = (2 * rows_size + most + kLineBytes) / kLineBytes * kLineBytes;
   Buffer<Real> all_sums(parts == 1 ? 0 : num_heads * parts * sums_size);
@@ -253,11 +317,14 @@ void backward(const CrossAttentionParams& p, const CrossAttentionGradients& g, i
 
   const auto store = [&](const Head<T>& keys, int64_t kv_head, const KeyGradients<Real>& sums) {
     const Sequence& sequence = keys.sequence();
-    store_rows(sums.keys, row, keys.index(), sequence.num_keys, p.width, std::numbers::ln2_v<Real>,
-               head_rows<T>(g.key, sequence.batch, sequence.first_key, kv_head));
-    store_rows(sums.values, row, keys.index(), sequence.num_keys, p.width, Real{1},
-               head_rows<T>(g.value, sequence.batch, sequence.first_key, kv_head));
-    if (!with_bias) return;
+    const auto rows = [&](const Real* from, Real factor, const AttentionTensor& to) {
+      if (from == nullptr) return;
+      store_rows(from, row, keys.index(), sequence.num_keys, p.width, factor,
+                 head_rows<T>(to, sequence.batch, sequence.first_key, kv_head));
+    };
+    rows(sums.keys, std::numbers::ln2_v<Real>, g.key);
+    rows(sums.values, Real{1}, g.value);
+    if (sums.bias == nullptr) return;
     Real* bias =
         head_bias.data() + kv_head * bias_size + sequence.batch * p.num_keys + sequence.first_key;
     for (size_t j = 0; j < keys.index().size(); ++j) bias[keys.index()[j]] = sums.bias[j];
@@ -265,36 +332,18 @@ void backward(const CrossAttentionParams& p, const CrossAttentionGradients& g, i
 
   const auto sum_part = [&](int64_t begin, int64_t end) {
     Head<T> keys(p, true);
-    Buffer<Real> scratch(kQueryBlock *
-                         (3 * widest_row<Real>(p) + 2 * (kGradientKeyBlock + kWidestPanel)));
+    Buffer<Real> work((most_blocks + parts - 1) / parts * gradient_block_size(kQueryBlock * row));
+    Buffer<Real> scratch(2 * kQueryBlock * (kGradientKeyBlock + kWidestPanel));
     Buffer<Real> own_sums(parts == 1 ? sums_size : 0);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t s = item / parts / p.num_kv_heads, kv_head = item / parts % p.num_kv_heads;
       keys.pack(s, kv_head);
-      const Sequence& sequence = keys.sequence();
       Real* data = parts == 1 ? own_sums.data() : all_sums.data() + item * sums_size;
-      const KeyGradients<Real> sums = key_gradients(data, rows_size, with_bias);
-      if (parts == 1) {  // the others are zeros as they come
-        const int64_t count = std::ssize(keys.index());
-        std::fill_n(sums.keys, count * row, Real{0});
-        std::fill_n(sums.values, count * row, Real{0});
-        if (with_bias) std::fill_n(sums.bias, count, Real{0});
-      }
-      const int64_t blocks = group * blocks_of(sequence), part = item % parts;
-      for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
-        const int64_t head = kv_head * group + block / blocks_of(sequence);
-        const int64_t first = block % blocks_of(sequence) * kQueryBlock;
-        const int64_t token = sequence.first_query + first;
-        const Real* grad_logsumexp = static_cast<const Real*>(g.grad_logsumexp);
-        const GradientRows<T> to = {
-            .grad_out = head_rows<const T>(g.grad_out, sequence.batch, token, head),
-            .grad_logsumexp =
-                grad_logsumexp == nullptr ? nullptr : grad_logsumexp + keys.place(head, first),
-            .query = head_rows<T>(g.query, sequence.batch, token, head)};
-        FASTREGION_SELECT_ISA(attend_backward<T>)
-        (keys.queries(head, first), to, keys.packed(), sums, p.width, static_cast<Real>(p.scale),
-         scratch.data());
-      }
+      if (parts == 1) std::fill_n(data, sums_size, Real{0});  // the others are zeros as they come
+      const KeyGradients<Real> sums = key_gradients(g, data, rows_size);
+      const int64_t blocks = group * blocks_of(keys.sequence()), part = item % parts;
+      add_gradients(p, g, keys, kv_head, blocks * part / parts, blocks * (part + 1) / parts, sums,
+                    work.data(), scratch.data());
       if (parts == 1) store(keys, kv_head, sums);
     }
   };
@@ -309,7 +358,7 @@ void backward(const CrossAttentionParams& p, const CrossAttentionGradients& g, i
       for (int64_t part = 1; part < parts; ++part) {
         for (int64_t k = 0; k < sums_size; ++k) sums[k] += sums[part * sums_size + k];
       }
-      store(keys, item % p.num_kv_heads, key_gradients(sums, rows_size, with_bias));
+      store(keys, item % p.num_kv_heads, key_gradients(g, sums, rows_size));
     }
   };
   if (parts > 1)

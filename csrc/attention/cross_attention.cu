@@ -11,7 +11,7 @@
 // Keys of bias -inf and rows beyond the end are zeros in shared memory. What else a query does not
 // see lies on the causal diagonal: there values that are not finite are taken out of the tile and
 // added to the queries that do see them.
-#include "attention/attention_tiles.h"
+#include "attention/query_tile.h"
 
 namespace fastregion::cuda {
 namespace {
@@ -91,40 +91,16 @@ __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads, 1)
   constexpr int kThreads = Config::kThreads, kStages = Config::kTiling.stages;
   constexpr int kKeys = Config::kTiling.streamed;
   auto& shared = shared_memory<typename Config::Shared>();
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp_row = static_cast<int>(threadIdx.x) / kWarp * kWarpRows;
-  const int width = static_cast<int>(p.width);
-  const int64_t head = blockIdx.y, kv_head = head / (p.num_heads / p.num_kv_heads);
   const int first_column = static_cast<int>(blockIdx.z) * Config::kColumns;
-  // With causality the last tiles see the most keys: they start first.
-  const int64_t tile = p.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
-  const Place place =
-      place_of_tile(p.query_bounds, p.num_sequences, p.num_queries, Config::kRows, tile);
-  const Sequence s = sequence_at(p, place.sequence);
-  const int64_t first_query = place.first;
-  if (first_query >= s.num_queries) return;  // the whole block
-
-  const auto queries = rows_of<T>(p, p.query, s.index, s.first_query, s.num_queries, head);
-  const auto keys = rows_of<T>(p, p.key, s.index, s.first_key, s.num_keys, kv_head);
-  const auto values = rows_of<T>(p, p.value, s.index, s.first_key, s.num_keys, kv_head);
-  const Acc* bias = bias_of<Acc>(p, s);
-  const auto key_present = [&](int64_t key) {
-    return bias == nullptr || bias[key] != -kInfinity<Acc>;
-  };
-
-  const VisibleKeys visible(p, s, first_query, Config::kRows);
-  const int64_t my_query = first_query + warp_row + lane / 4;
-  const bool works = first_query + warp_row < s.num_queries;
+  const auto tile = query_tile<T, Config::kRows>(p);
+  if (tile.first >= tile.sequence.num_queries) return;  // the whole block
 
   const auto load = [&](int64_t key_tile) {
-    auto& stage = shared.stages[key_tile % kStages];
-    load_tile<kThreads>(stage.key, keys, key_tile * kKeys, width, aligned, key_present);
-    load_tile<kThreads>(stage.value, values, key_tile * kKeys, width, aligned, key_present);
-    cp_async_commit();
+    tile.template load<kThreads>(shared.stages[key_tile % kStages], key_tile * kKeys, aligned);
   };
-  const int64_t num_key_tiles = ceil_div<int64_t>(visible.by_any, kKeys);
+  const int64_t num_key_tiles = ceil_div<int64_t>(tile.visible.by_any, kKeys);
   if (num_key_tiles > 0) {
-    load_tile<kThreads>(shared.query, queries, first_query, width, aligned,
+    load_tile<kThreads>(shared.query, tile.rows(p, p.query), tile.first, tile.width, aligned,
                         [](int64_t) { return true; });
     if (kStages == 2) load(0);
   }
@@ -133,24 +109,17 @@ __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads, 1)
   RunningRow<Acc> rows[2];
   Acc sums[Config::kColumns / 8][4] = {};
   for (int64_t key_tile = 0; key_tile < num_key_tiles; ++key_tile) {
-    if (kStages == 1) {
-      __syncthreads();  // the last tile has been used
-      load(key_tile);
-    }
-    cp_async_wait<0>();
-    __syncthreads();  // this tile is there, and the one before has been used
-    if (kStages == 2 && key_tile + 1 < num_key_tiles) load(key_tile + 1);
-
+    next_tile<kStages>(key_tile, num_key_tiles, load);
     auto& stage = shared.stages[key_tile % kStages];
     const int64_t first_key = key_tile * kKeys;
-    const int seen[] = {visible.of(my_query, first_key, kKeys),
-                        visible.of(my_query + 8, first_key, kKeys)};
+    const int seen[] = {tile.visible.of(tile.query, first_key, kKeys),
+                        tile.visible.of(tile.query + 8, first_key, kKeys)};
     Acc scores[kKeys / 8][4] = {};
-    if (works) {
-      row_products(scores, shared.query, warp_row, stage.key, width);
-      if (bias != nullptr || first_key + kKeys > visible.by_all) {
-        scale_and_mask(scores, scale, bias == nullptr ? nullptr : bias + first_key,
-                       s.num_keys - first_key, seen);
+    if (tile.works) {
+      row_products(scores, shared.query, tile.warp_row, stage.key, tile.width);
+      if (tile.bias != nullptr || first_key + kKeys > tile.visible.by_all) {
+        scale_and_mask(scores, scale, tile.bias == nullptr ? nullptr : tile.bias + first_key,
+                       tile.sequence.num_keys - first_key, seen);
       } else {
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n) {
@@ -160,35 +129,36 @@ __global__ void __launch_bounds__(Forward<T, kWidth>::kThreads, 1)
       }
     }
     // On the diagonal a value is seen by some rows of a product and not by others.
-    const bool removed =
-        visible.on_diagonal(first_key, kKeys) && remove_non_finite<kThreads>(stage.value, width);
-    if (works) {
+    const bool removed = tile.visible.on_diagonal(first_key, kKeys) &&
+                         remove_non_finite<kThreads>(stage.value, tile.width);
+    if (tile.works) {
       update(rows, scores, sums);
       weighted_rows(sums, scores, stage.value, first_column);
       if (removed) {
-        add_non_finite<kKeys>(sums, values, first_key, first_column, width, [&](int half, int key) {
-          return key < seen[half] && key_present(first_key + key);
-        });
+        add_non_finite<kKeys>(sums, tile.values, first_key, first_column, tile.width,
+                              [&](int half, int key) {
+                                return key < seen[half] && tile.key_present(first_key + key);
+                              });
       }
     }
   }
-  if (!works) return;  // whole warps leave; no block barrier below
+  if (!tile.works) return;  // whole warps leave; no block barrier below
 
   Acc factors[2];
   for (int half = 0; half < 2; ++half) {
     const Acc sum = row_sum(rows[half].sum);
     const bool sees_none = sum == 0;  // not by the maximum, which passes over NaN
     factors[half] = sees_none ? Acc{0} : 1 / sum;
-    const int64_t query = my_query + 8 * half;
-    if (query < s.num_queries && lane % 4 == 0 && first_column == 0) {
-      static_cast<Acc*>(p.logsumexp)[(s.first_query + query) * p.num_heads + head] =
+    const int64_t query = tile.query + 8 * half;
+    if (query < tile.sequence.num_queries && threadIdx.x % 4 == 0 && first_column == 0) {
+      static_cast<Acc*>(
+          p.logsumexp)[(tile.sequence.first_query + query) * p.num_heads + tile.head] =
           sees_none ? -kInfinity<Acc>
                     : (rows[half].maximum + logarithm_2(sum)) * static_cast<Acc>(kLn2);
     }
   }
-  const auto out = rows_of<T>(p, p.out, s.index, s.first_query, s.num_queries, head);
-  store_rows(out, first_query + warp_row, first_column, width, aligned, sums, factors, shared.query,
-             warp_row);
+  store_rows(tile.rows(p, p.out), tile.first + tile.warp_row, first_column, tile.width, aligned,
+             sums, factors, shared.query, tile.warp_row);
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ struct CrossAttentionParams {
 struct CrossAttentionGradients {
   AttentionTensor grad_out;           // read
   const void* grad_logsumexp;         // read; null for zeros
-  AttentionTensor query, key, value;  // written
+  AttentionTensor query, key, value;  // written; data is null where not wanted
   void* key_bias;                     // written, as key_bias above; null where not wanted
 };
 

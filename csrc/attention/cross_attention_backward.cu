@@ -64,8 +64,10 @@ void backward(const CrossAttentionParams& p, const CrossAttentionGradients& g,
            {.blocks = ceil_div<int64_t>(rows, kWarps), .threads = kThreads, .stream = stream}, p, g,
            static_cast<Acc*>(workspace.offsets));
   }
-  query_gradients(p, g, workspace, stream);
-  key_gradients(p, g, workspace, stream);
+  if (g.query.data != nullptr) query_gradients(p, g, workspace, stream);
+  if (g.key.data != nullptr || g.value.data != nullptr || g.key_bias != nullptr) {
+    key_gradients(p, g, workspace, stream);
+  }
   const int64_t keys = total_keys(p);
   if (g.key_bias != nullptr && keys > 0) {
     launch(kOp, bias_kernel<Acc>,

@@ -113,14 +113,7 @@ __global__ void __launch_bounds__(KeyGradients<T, kWidth>::kThreads, 1)
   Acc key_sums[Config::kColumns / 8][4] = {}, value_sums[Config::kColumns / 8][4] = {};
   Acc bias_sums[2] = {};
   for (int64_t step = 0; step < num_steps; ++step) {
-    if (kStages == 1) {
-      __syncthreads();  // the last tile has been used
-      load(step);
-    }
-    cp_async_wait<0>();
-    __syncthreads();  // this tile is there, and the one before has been used
-    if (kStages == 2 && step + 1 < num_steps) load(step + 1);
-
+    next_tile<kStages>(step, num_steps, load);
     auto& stage = shared.stages[step % kStages];
     const int64_t first_query = query_tile(step);
     // On the diagonal a query sees some rows of a product and not others.
@@ -157,9 +150,11 @@ __global__ void __launch_bounds__(KeyGradients<T, kWidth>::kThreads, 1)
       removed = remove_non_finite<kThreads>(stage.grad_out, width);
     }
     if (works) {
-      weighted_rows(value_sums, weights, stage.grad_out, first_column);
-      weighted_rows(key_sums, grad_scores, stage.query, first_column);
-      if (removed) {
+      if (g.value.data != nullptr) {
+        weighted_rows(value_sums, weights, stage.grad_out, first_column);
+      }
+      if (g.key.data != nullptr) weighted_rows(key_sums, grad_scores, stage.query, first_column);
+      if (removed && g.value.data != nullptr) {
         add_non_finite<kQueries>(value_sums, query_rows(g.grad_out, step), first_query,
                                  first_column, width, [&](int half, int query) {
                                    return query >= seen_by[half] &&
@@ -181,11 +176,14 @@ __global__ void __launch_bounds__(KeyGradients<T, kWidth>::kThreads, 1)
       bias_parts[kv_head * total_keys(p) + s.first_key + key] = hidden ? Acc{0} : sum;
     }
   }
-  store_rows(rows_of<T>(p, g.key, s.index, s.first_key, s.num_keys, kv_head), first_key + warp_row,
-             first_column, width, aligned, key_sums, key_factors, shared.key, warp_row);
-  store_rows(rows_of<T>(p, g.value, s.index, s.first_key, s.num_keys, kv_head),
-             first_key + warp_row, first_column, width, aligned, value_sums, value_factors,
-             shared.value, warp_row);
+  const auto store = [&](const AttentionTensor& to, const auto& sums, const auto& factors,
+                         auto& tile) {
+    if (to.data == nullptr) return;  // not wanted
+    store_rows(rows_of<T>(p, to, s.index, s.first_key, s.num_keys, kv_head), first_key + warp_row,
+               first_column, width, aligned, sums, factors, tile, warp_row);
+  };
+  store(g.key, key_sums, key_factors, shared.key);
+  store(g.value, value_sums, value_factors, shared.value);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 //   traffic  q, dout and dq once; k and v once for each tile of queries
 //   work     6 * queries * keys * width flops a head
 #include "attention/cross_attention_backward.h"
+#include "attention/query_tile.h"
 
 namespace fastregion::cuda {
 namespace {
@@ -38,75 +39,48 @@ __global__ void __launch_bounds__(QueryGradients<T, kWidth>::kThreads, 1)
   constexpr int kThreads = Config::kThreads, kStages = Config::kTiling.stages;
   constexpr int kKeys = Config::kTiling.streamed;
   auto& shared = shared_memory<typename Config::Shared>();
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp_row = static_cast<int>(threadIdx.x) / kWarp * kWarpRows;
-  const int width = static_cast<int>(p.width);
-  const int64_t head = blockIdx.y, kv_head = head / (p.num_heads / p.num_kv_heads);
   const int first_column = static_cast<int>(blockIdx.z) * Config::kColumns;
-  // With causality the last tiles see the most keys: they start first.
-  const int64_t tile = p.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
-  const Place place =
-      place_of_tile(p.query_bounds, p.num_sequences, p.num_queries, Config::kRows, tile);
-  const Sequence s = sequence_at(p, place.sequence);
-  const int64_t first_query = place.first;
-  if (first_query >= s.num_queries) return;  // the whole block
-
-  const auto queries = rows_of<T>(p, p.query, s.index, s.first_query, s.num_queries, head);
-  const auto grads = rows_of<T>(p, g.grad_out, s.index, s.first_query, s.num_queries, head);
-  const auto keys = rows_of<T>(p, p.key, s.index, s.first_key, s.num_keys, kv_head);
-  const auto values = rows_of<T>(p, p.value, s.index, s.first_key, s.num_keys, kv_head);
-  const Acc* bias = bias_of<Acc>(p, s);
-  const auto key_present = [&](int64_t key) {
-    return bias == nullptr || bias[key] != -kInfinity<Acc>;
-  };
-  const VisibleKeys visible(p, s, first_query, Config::kRows);
-  const int64_t my_query = first_query + warp_row + lane / 4;
-  const bool works = first_query + warp_row < s.num_queries;
+  const auto tile = query_tile<T, Config::kRows>(p);
+  const Sequence& s = tile.sequence;
+  if (tile.first >= s.num_queries) return;  // the whole block
 
   Acc logsumexp[2], offset[2];
   for (int half = 0; half < 2; ++half) {
-    const int64_t query = my_query + 8 * half;
+    const int64_t query = tile.query + 8 * half;
     const bool there = query < s.num_queries;
-    const int64_t index = (s.first_query + query) * p.num_heads + head;
+    const int64_t index = (s.first_query + query) * p.num_heads + tile.head;
     const Acc read = there ? static_cast<const Acc*>(p.logsumexp)[index] : -kInfinity<Acc>;
     logsumexp[half] = weightless_if_none(read);
     offset[half] = there ? offsets[index] : Acc{0};
   }
 
   const auto load = [&](int64_t key_tile) {
-    auto& stage = shared.stages[key_tile % kStages];
-    load_tile<kThreads>(stage.key, keys, key_tile * kKeys, width, aligned, key_present);
-    load_tile<kThreads>(stage.value, values, key_tile * kKeys, width, aligned, key_present);
-    cp_async_commit();
+    tile.template load<kThreads>(shared.stages[key_tile % kStages], key_tile * kKeys, aligned);
   };
-  const int64_t num_key_tiles = ceil_div<int64_t>(visible.by_any, kKeys);
+  const int64_t num_key_tiles = ceil_div<int64_t>(tile.visible.by_any, kKeys);
   if (num_key_tiles > 0) {
     const auto all_present = [](int64_t) { return true; };
-    load_tile<kThreads>(shared.query, queries, first_query, width, aligned, all_present);
-    load_tile<kThreads>(shared.grad_out, grads, first_query, width, aligned, all_present);
+    const auto load_queries = [&](auto& to, const AttentionTensor& from) {
+      load_tile<kThreads>(to, tile.rows(p, from), tile.first, tile.width, aligned, all_present);
+    };
+    load_queries(shared.query, p.query);
+    load_queries(shared.grad_out, g.grad_out);
     if (kStages == 2) load(0);
   }
 
   const Acc scale = static_cast<Acc>(p.scale * kLog2E);
   Acc sums[Config::kColumns / 8][4] = {};
   for (int64_t key_tile = 0; key_tile < num_key_tiles; ++key_tile) {
-    if (kStages == 1) {
-      __syncthreads();  // the last tile has been used
-      load(key_tile);
-    }
-    cp_async_wait<0>();
-    __syncthreads();  // this tile is there, and the one before has been used
-    if (kStages == 2 && key_tile + 1 < num_key_tiles) load(key_tile + 1);
-
+    next_tile<kStages>(key_tile, num_key_tiles, load);
     auto& stage = shared.stages[key_tile % kStages];
     const int64_t first_key = key_tile * kKeys;
-    const int seen[] = {visible.of(my_query, first_key, kKeys),
-                        visible.of(my_query + 8, first_key, kKeys)};
+    const int seen[] = {tile.visible.of(tile.query, first_key, kKeys),
+                        tile.visible.of(tile.query + 8, first_key, kKeys)};
     Acc scores[kKeys / 8][4] = {}, grad_scores[kKeys / 8][4] = {};
-    if (works) {
-      row_products(scores, shared.query, warp_row, stage.key, width);
-      row_products(grad_scores, shared.grad_out, warp_row, stage.value, width);
-      scale_and_mask(scores, scale, bias == nullptr ? nullptr : bias + first_key,
+    if (tile.works) {
+      row_products(scores, shared.query, tile.warp_row, stage.key, tile.width);
+      row_products(grad_scores, shared.grad_out, tile.warp_row, stage.value, tile.width);
+      scale_and_mask(scores, scale, tile.bias == nullptr ? nullptr : tile.bias + first_key,
                      s.num_keys - first_key, seen);
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) {
@@ -121,21 +95,20 @@ __global__ void __launch_bounds__(QueryGradients<T, kWidth>::kThreads, 1)
     }
     // On the diagonal a key is seen by some rows of a product and not by others. A key that is not
     // finite, where it is seen, has made the weights NaN or has none.
-    if (visible.on_diagonal(first_key, kKeys)) {
+    if (tile.visible.on_diagonal(first_key, kKeys)) {
       __syncthreads();  // the scores have been made
-      remove_non_finite<kThreads>(stage.key, width);
+      remove_non_finite<kThreads>(stage.key, tile.width);
     }
-    if (works) weighted_rows(sums, grad_scores, stage.key, first_column);
+    if (tile.works) weighted_rows(sums, grad_scores, stage.key, first_column);
   }
-  if (!works) return;  // whole warps leave; no block barrier below
+  if (!tile.works) return;  // whole warps leave; no block barrier below
 
   Acc factors[2];
   for (int half = 0; half < 2; ++half) {
     factors[half] = logsumexp[half] == kInfinity<Acc> ? Acc{0} : static_cast<Acc>(p.scale);
   }
-  const auto out = rows_of<T>(p, g.query, s.index, s.first_query, s.num_queries, head);
-  store_rows(out, first_query + warp_row, first_column, width, aligned, sums, factors, shared.query,
-             warp_row);
+  store_rows(tile.rows(p, g.query), tile.first + tile.warp_row, first_column, tile.width, aligned,
+             sums, factors, shared.query, tile.warp_row);
 }
 
 }  // namespace

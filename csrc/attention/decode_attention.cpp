@@ -2,7 +2,9 @@
 //
 // Traffic: every key and value that is seen once from memory, however many heads, tokens and
 // sequences see it; results of chunks are 1 / 128 of that for four query heads and stay in the
-// cache. Work is split over chunks; then over (token, head) to merge.
+// cache. A prefix that five sequences of four heads share is bound by arithmetic, and what each has
+// of its own by memory: the second is fetched while the first is worked on. Work is split over
+// chunks; then over (token, head) to merge.
 #include "attention/decode_attention.h"
 
 #include <algorithm>
@@ -12,6 +14,7 @@
 #include <memory>
 #include <numbers>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -26,8 +29,11 @@
 namespace fastregion {
 namespace {
 
-constexpr int64_t kColumns = 512;  // of a chunk: scores of a tile fill half the L1 cache
-constexpr int64_t kTileRows = 8;   // of the widest instruction set
+constexpr int64_t kColumns = 512;  // of a chunk
+constexpr int64_t kTileRows = 20;  // of the widest instruction set
+// The weights of a tile's rows must not fall into the same sets of the cache.
+constexpr int64_t kWeightRow = kColumns + 16;
+constexpr int64_t kBytesAhead = 512 * 1024;  // half of a usual L2 cache
 // Below this many elements of keys and values a second thread costs more than it brings.
 constexpr int64_t kElementsPerThread = 64 * 1024;
 constexpr int64_t kMergedPerThread = 16 * 1024;
@@ -47,6 +53,16 @@ struct DecodeRow {
   accumulate_t<T>* sum;  // [width]
 };
 
+// Memory that is read soon, brought near meanwhile: one piece after the other, line by line.
+struct DecodeAhead {
+  struct Piece {
+    const char *begin, *end;
+  };
+  const Piece* piece = nullptr;  // the next one
+  const Piece* last = nullptr;   // behind the last one
+  const char *line = nullptr, *end = nullptr;
+};
+
 // A chunk of one kv head, and all that looks at it.
 template <class T>
 struct DecodeChunk {
@@ -56,8 +72,9 @@ struct DecodeChunk {
   accumulate_t<T> scale;
   const DecodeRow<T>* rows;
   int64_t num_rows;
+  DecodeAhead* ahead;
   accumulate_t<T>* query;    // scratch [width, kTileRows]
-  accumulate_t<T>* weights;  // scratch [kTileRows, kColumns], on a cache line
+  accumulate_t<T>* weights;  // scratch [kTileRows, kWeightRow], on a cache line
 };
 
 }  // namespace
@@ -76,6 +93,7 @@ constexpr int64_t chunks_of(int64_t columns) { return (columns + kColumns - 1) /
 struct Unit {
   const KvCache* cache;
   int64_t row, length;
+  int64_t group;                    // of the prefix, or -1
   int64_t first_slot;               // of its chunks, among the parts of a token
   int64_t first_token, num_tokens;  // in Plan::tokens
   bool appends;
@@ -103,11 +121,12 @@ int64_t bound(const DecodeAttentionParams& p, int64_t s) {
 }
 
 // Adds a unit without tokens; `plan.tokens` gets them next.
-Unit& add_unit(Plan& plan, const KvCache& cache, int64_t row, int64_t length, int64_t first_slot,
-               bool appends) {
+Unit& add_unit(Plan& plan, const KvCache& cache, int64_t row, int64_t length, int64_t group,
+               int64_t first_slot, bool appends) {
   return plan.units.emplace_back(Unit{.cache = &cache,
                                       .row = row,
                                       .length = length,
+                                      .group = group,
                                       .first_slot = first_slot,
                                       .first_token = std::ssize(plan.tokens),
                                       .num_tokens = 0,
@@ -134,7 +153,7 @@ Plan make_plan(const DecodeAttentionParams& p) {
       if (p.prefix_of[s] >= 0) at(members, p.prefix_of[s]).push_back(s);
     }
     for (int64_t g = 0; g < p.prefix.num_rows; ++g) {
-      Unit& unit = add_unit(plan, p.prefix, g, p.prefix_lengths[g], 0, false);
+      Unit& unit = add_unit(plan, p.prefix, g, p.prefix_lengths[g], g, 0, false);
       for (const int64_t s : at(members, g)) add_tokens(unit, s, true);
       plan.own_slot = std::max(plan.own_slot, chunks_of(unit.length));
     }
@@ -142,7 +161,9 @@ Plan make_plan(const DecodeAttentionParams& p) {
   plan.num_slots = plan.own_slot;
   for (int64_t s = 0; s < p.num_sequences; ++s) {
     const int64_t row = p.rows == nullptr ? s : p.rows[s];
-    Unit& unit = add_unit(plan, p.cache, row, p.lengths[s], plan.own_slot, p.k_new.data != nullptr);
+    const int64_t group = p.prefix.keys == nullptr ? -1 : p.prefix_of[s];
+    Unit& unit =
+        add_unit(plan, p.cache, row, p.lengths[s], group, plan.own_slot, p.k_new.data != nullptr);
     add_tokens(unit, s, false);
     plan.num_slots = std::max(plan.num_slots, plan.own_slot + chunks_of(unit.length));
   }
@@ -154,6 +175,11 @@ Plan make_plan(const DecodeAttentionParams& p) {
         plan.items.push_back({.unit = u, .kv_head = kv_head, .chunk = chunk});
       }
     }
+  }
+  if (p.prefix.keys != nullptr) {  // a prefix, and then what its sequences have of their own
+    std::ranges::stable_sort(plan.items, {}, [&](const Item& item) {
+      return std::pair(at(plan.units, item.unit).group, item.kv_head);
+    });
   }
   return plan;
 }
@@ -214,6 +240,44 @@ struct Parts {
   accumulate_t<T>* sums;  // [T, H, slots, width]
 };
 
+// Keys and values of an item.
+template <class T>
+struct ItemRows {
+  T *keys, *values;
+  int64_t begin, end;  // columns
+
+  ItemRows(const DecodeAttentionParams& p, const Unit& unit, const Item& item)
+      : begin(item.chunk * kColumns), end(std::min(begin + kColumns, unit.length)) {
+    const int64_t start =
+        kv_row(*unit.cache, unit.row, p.num_kv_heads, item.kv_head, p.width) + begin * p.width;
+    keys = static_cast<T*>(unit.cache->keys) + start;
+    values = static_cast<T*>(unit.cache->values) + start;
+  }
+};
+
+// What the sequences of a group have of their own for a kv head, which begins with `item`, a chunk
+// of the prefix: so much of it that it stays in the cache.
+template <class T>
+void look_ahead(const DecodeAttentionParams& p, const Plan& plan, int64_t item, int64_t last,
+                std::vector<DecodeAhead::Piece>& pieces) {
+  const Item& first = plan.items[static_cast<size_t>(item)];
+  const int64_t group = plan.units[static_cast<size_t>(first.unit)].group;
+  pieces.clear();
+  for (int64_t bytes = 0; item < last && bytes < kBytesAhead; ++item) {
+    const Item& next = plan.items[static_cast<size_t>(item)];
+    const Unit& unit = plan.units[static_cast<size_t>(next.unit)];
+    if (next.kv_head != first.kv_head || unit.group != group) break;
+    if (next.unit == first.unit) continue;
+    const ItemRows<T> rows(p, unit, next);
+    const int64_t size = (rows.end - rows.begin) * p.width * int64_t{sizeof(T)};
+    for (const T* from : {rows.keys, rows.values}) {
+      const char* begin = reinterpret_cast<const char*>(from);
+      pieces.push_back({begin, begin + size});
+    }
+    bytes += 2 * size;
+  }
+}
+
 template <class T>
 void attend(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& parts,
             int num_threads) {
@@ -223,19 +287,20 @@ void attend(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& pa
     struct alignas(64) Line {
       Acc values[64 / sizeof(Acc)];
     };
-    std::vector<Line> weights(kTileRows * kColumns * sizeof(Acc) / sizeof(Line));
+    std::vector<Line> weights(kTileRows * kWeightRow * sizeof(Acc) / sizeof(Line));
     std::vector<Acc> query(static_cast<size_t>(kTileRows * p.width));
     std::vector<DecodeRow<T>> rows;
+    std::vector<DecodeAhead::Piece> pieces;
+    DecodeAhead ahead;
     for (int64_t i = first; i < last; ++i) {
       const Item& item = plan.items[static_cast<size_t>(i)];
       const Unit& unit = plan.units[static_cast<size_t>(item.unit)];
-      const int64_t begin = item.chunk * kColumns;
-      const int64_t end = std::min(begin + kColumns, unit.length);
-      const int64_t start =
-          kv_row(*unit.cache, unit.row, p.num_kv_heads, item.kv_head, p.width) + begin * p.width;
-      T* keys = static_cast<T*>(unit.cache->keys) + start;
-      T* values = static_cast<T*>(unit.cache->values) + start;
+      const auto [keys, values, begin, end] = ItemRows<T>(p, unit, item);
       if (unit.appends) append(p, plan, unit, item.kv_head, begin, end, keys, values);
+      if (unit.cache == &p.prefix && item.chunk == 0) {
+        look_ahead<T>(p, plan, i, last, pieces);
+        ahead = {.piece = pieces.data(), .last = pieces.data() + pieces.size()};
+      }
       rows.clear();
       for (int64_t k = 0; k < unit.num_tokens; ++k) {
         const Token& token = plan.tokens[static_cast<size_t>(unit.first_token + k)];
@@ -256,6 +321,7 @@ void attend(const DecodeAttentionParams& p, const Plan& plan, const Parts<T>& pa
         .scale = static_cast<Acc>(p.scale),
         .rows = rows.data(),
         .num_rows = std::ssize(rows),
+        .ahead = &ahead,
         .query = query.data(),
         .weights = weights.front().values});
     }

@@ -83,8 +83,9 @@ def cross_attention_backward_reference(
     logsumexp: Tensor,
     scale: float,
     causal: bool,
+    wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and key_bias (empty without one); the equations stand in the header."""
+    """Gradients of q, k, v and key_bias, empty where not wanted; the equations: in the header."""
     heads = k.shape[-2]
     visible = _visible(q, k, key_bias, cu_seqlens_q, cu_seqlens_k, causal)
     transposed = None if visible is None else visible.transpose(-1, -2)
@@ -104,12 +105,17 @@ def cross_attention_backward_reference(
     grad_bias = q.new_empty(0)
     if key_bias is not None:
         grad_bias = grad_scores.sum((1, 2, 3)).view(key_bias.shape)
-    return (
+    gradients = (
         _by_token(grad_q, q.shape).to(q.dtype),
         _by_token(grad_k, k.shape).to(k.dtype),
         _by_token(grad_v, v.shape).to(v.dtype),
         grad_bias,
     )
+    grad_q, grad_k, grad_v, grad_bias = (
+        gradient if wants else gradient.new_empty(0)
+        for gradient, wants in zip(gradients, wanted, strict=True)
+    )
+    return grad_q, grad_k, grad_v, grad_bias
 
 
 def _by_head(x: Tensor, num_kv_heads: int) -> Tensor:
@@ -355,16 +361,17 @@ def _backward(
     logsumexp: Tensor,
     scale: float,
     causal: bool,
+    wanted: list[bool],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     chosen = _choose("cross_attention_backward", q, backend)
     inputs = (q, k, v, key_bias, cu_seqlens_q, cu_seqlens_k)
     if chosen == "reference":
         return cross_attention_backward_reference(
-            grad_out, grad_logsumexp, *inputs, out, logsumexp, scale, causal
+            grad_out, grad_logsumexp, *inputs, out, logsumexp, scale, causal, wanted
         )
     gradients = _backward_fake(
-        grad_out, grad_logsumexp, *inputs, out, logsumexp, scale, causal, backend
+        grad_out, grad_logsumexp, *inputs, out, logsumexp, scale, causal, wanted, backend
     )
     with _Crossing() as crossing:
         params = crossing.params(*inputs, out, logsumexp, scale, causal)
@@ -439,11 +446,13 @@ class _Crossing:
         return family("attention").CrossAttentionGradients(
             self._tokens(grad_out),
             0 if grad_logsumexp is None else self._address(grad_logsumexp),
-            self._tokens(q),
-            self._tokens(k),
-            self._tokens(v),
+            *(self._wanted_tokens(x) for x in (q, k, v)),
             self._address(key_bias),  # null where it is empty
         )
+
+    def _wanted_tokens(self, x: Tensor) -> Any:
+        """Null where it is empty: not wanted, or nothing to write."""
+        return self._tokens(x) if x.numel() else family("attention").AttentionTensor(0, 0, 0, 0)
 
     def _tokens(self, x: Tensor) -> Any:
         x = self._contiguous_last(x)
@@ -495,15 +504,19 @@ def _backward_fake(
     logsumexp: Tensor,
     scale: float,
     causal: bool,
+    wanted: list[bool],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    bias_shape = (0,) if key_bias is None else key_bias.shape
-    return (
-        q.new_empty(q.shape),
-        k.new_empty(k.shape),
-        v.new_empty(v.shape),
-        q.new_empty(bias_shape, dtype=accumulation_dtype(q.dtype)),
+    grad_q, grad_k, grad_v, grad_bias = (
+        q.new_empty(like.shape if wants and like is not None else (0,), dtype=dtype)
+        for like, wants, dtype in zip(
+            (q, k, v, key_bias),
+            wanted,
+            (q.dtype, q.dtype, q.dtype, accumulation_dtype(q.dtype)),
+            strict=True,
+        )
     )
+    return grad_q, grad_k, grad_v, grad_bias
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -518,23 +531,26 @@ def _gradients(
     *inputs, out, logsumexp = ctx.saved_tensors
     if grad_out is None:
         grad_out = torch.zeros_like(out)
-    *grads, grad_bias = torch.ops.fastregion.cross_attention_backward(
-        grad_out, grad_logsumexp, *inputs, out, logsumexp, ctx.scale, ctx.causal, ctx.backend
-    )
-    return *grads, None if inputs[3] is None else grad_bias, None, None, None, None, None
+    wanted = list(ctx.needs_input_grad[:4])
+    gradients = torch.ops.fastregion.cross_attention_backward(
+        grad_out, grad_logsumexp, *inputs, out, logsumexp, ctx.scale, ctx.causal, wanted,
+        ctx.backend,
+    )  # fmt: skip
+    grads = (gradient if wants else None for gradient, wants in zip(gradients, wanted, strict=True))
+    return *grads, None, None, None, None, None
 
 
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? key_bias, Tensor? cu_seqlens_q, "
 _INPUTS += "Tensor? cu_seqlens_k"
-_SETTINGS = "float scale, bool causal, str backend"
 register(
-    f"cross_attention({_INPUTS}, {_SETTINGS}) -> (Tensor, Tensor)",
+    f"cross_attention({_INPUTS}, float scale, bool causal, str backend) -> (Tensor, Tensor)",
     _forward,
     _forward_fake,
 )
 register(
     f"cross_attention_backward(Tensor grad_out, Tensor? grad_logsumexp, {_INPUTS}, Tensor out, "
-    f"Tensor logsumexp, {_SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor logsumexp, float scale, bool causal, bool[] wanted, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )

@@ -239,12 +239,14 @@ def _check_prefix(operator: str, prefix: SharedPrefix, keys: Tensor, num_sequenc
             f"{operator}: prefix.keys must have the heads and width of keys, {keys.shape[1]} and "
             f"{2 * keys.shape[3]}, got {prefix.keys.shape[1]} and {2 * prefix.keys.shape[3]}"
         )
-    parts = {f"prefix.{name}": tensor for name, tensor in prefix._asdict().items()}
-    _check_int32(operator, **{name: parts[name] for name in ("prefix.lengths", "prefix.of")})
     check_integers(operator, (prefix.keys.shape[0],), **{"prefix.lengths": prefix.lengths})
     check_integers(operator, (num_sequences,), **{"prefix.of": prefix.of})
-    check_same_dtype(operator, **{"prefix.keys": prefix.keys}, keys=keys)
-    check_same_device(operator, **parts, keys=keys)
+    _check_int32(operator, **{"prefix.lengths": prefix.lengths, "prefix.of": prefix.of})
+    if prefix.keys.dtype != keys.dtype:
+        check_same_dtype(operator, **{"prefix.keys": prefix.keys}, keys=keys)
+    if any(tensor.device != keys.device for tensor in prefix):
+        parts = {f"prefix.{name}": tensor for name, tensor in prefix._asdict().items()}
+        check_same_device(operator, **parts, keys=keys)
 
 
 def _check_int32(operator: str, **tensors: Tensor | None) -> None:

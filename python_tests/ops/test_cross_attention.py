@@ -392,6 +392,26 @@ def test_gradcheck(backend, mask: str) -> None:
         grad.sum().backward()
 
 
+@pytest.mark.parametrize("mask", ["bias", "causal and bias"])
+def test_only_wanted_gradients(backend, dtype, mask: str) -> None:
+    """Each alone has the bits that it has among all, and nothing else is made."""
+    inputs, causal = make((2, 33, 49, 4, 2, 24), mask, dtype, backend.device)
+    results = cross_attention(*inputs, causal=causal, backend=backend.name)
+    grads = [torch.randn(x.shape).to(x) for x in results]
+    everything = torch.autograd.grad(results, inputs, grads, retain_graph=True)
+    tensors = [x.detach() for x in (*grads, *inputs)], [x.detach() for x in results]
+    for place in range(4):
+        wanted = [place == other for other in range(4)]
+        leaves = [x.detach().requires_grad_(w) for x, w in zip(inputs, wanted, strict=True)]
+        again = cross_attention(*leaves, causal=causal, backend=backend.name)
+        (alone,) = torch.autograd.grad(again, leaves[place], grads)
+        assert torch.equal(alone, everything[place])
+        made = torch.ops.fastregion.cross_attention_backward(
+            *tensors[0], None, None, *tensors[1], 24**-0.5, causal, wanted, backend.name
+        )
+        assert [x.numel() > 0 for x in made] == wanted
+
+
 def test_opcheck(backend) -> None:
     inputs, _ = make((2, 5, 7, 2, 1, 8), "bias", torch.float32, backend.device)
     operator = torch.ops.fastregion.cross_attention.default
@@ -403,7 +423,17 @@ def test_opcheck(backend) -> None:
     leaves = [x.detach() for x in inputs]
     torch.library.opcheck(
         torch.ops.fastregion.cross_attention_backward.default,
-        (*results, *leaves, None, None, *results, 0.3, False, backend.name),
+        (
+            *results,
+            *leaves,
+            None,
+            None,
+            *results,
+            0.3,
+            False,
+            [True, False, True, True],
+            backend.name,
+        ),
     )
 
 
