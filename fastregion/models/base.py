@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from fastregion.images import ImageSource, RgbImage, load_image
+from fastregion.images import ImageSource, RgbImage
 from fastregion.language import EarlyStopping, PackedPrompts, Tokenizer
 from fastregion.models import checkpoint
 from fastregion.models.answers import generate_answers, score_texts, stream_answers
+from fastregion.models.inputs import single_image, video_request
 from fastregion.models.request import (
     RegionRequest,
     Request,
@@ -32,6 +33,7 @@ from fastregion.models.request import (
     is_one_region,
 )
 from fastregion.models.shared_prompts import SharedPrompts
+from fastregion.models.unique import unique_answers
 from fastregion.models.weights import OWN_NAMES, Layout, load_weights
 from fastregion.regions import Region, as_regions
 
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Captioner", "ModelConfig"]
-
-_VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 Propagate = Callable[[Sequence[RgbImage], Region], Iterable[Any]]
 
@@ -176,6 +176,7 @@ class Captioner(ABC):
         return_details: bool = False,
         batch_size: int | None = None,
         share: str | None = None,
+        unique: bool = False,
     ) -> Any:
         """Describe each region.
 
@@ -204,6 +205,10 @@ class Captioner(ABC):
             batch_size: how many regions are worked on at a time; None for the model's own.
             share: ``"prompts"`` lets several regions share one image, in which all of them are
                 marked: faster than an image each, and not the same answers. None: an image each.
+            unique: compare every text with all regions of this call under the model. Where it fits
+                another one at least as well as its own, take a text that tells the two apart, if a
+                search finds one that is nearly as likely; see :mod:`fastregion.models.unique`. What
+                was found stands in ``Description.uniqueness``. Not with ``stream``.
 
         Returns:
             ``str`` (or :class:`Description`) for one region, a list of them for several (a list,
@@ -233,6 +238,8 @@ class Captioner(ABC):
         check_int("batch_size", batch_size, at_least=1)
         if stream and return_details:
             raise ValueError("return_details: cannot be combined with stream")
+        if stream and unique:
+            raise ValueError("unique: cannot be combined with stream: all texts are compared first")
         if stream and num_beams > 1:
             raise ValueError(f"num_beams: must be 1 with stream, got {num_beams}")
         if share not in (None, "prompts"):
@@ -243,9 +250,9 @@ class Captioner(ABC):
         if isinstance(image, (list, tuple)):
             if share:
                 raise NotImplementedError("share: objects of a video cannot share prompts")
-            request, one = self._video(image, regions, prompt)
+            request, one = video_request(self, image, regions, prompt)
         else:
-            pixels = self._load_image(image)
+            pixels = single_image(self, image)
             found = tuple(as_regions(regions, pixels.shape[:2]))
             one = is_one_region(regions, pixels.shape[:2])
             request = RegionRequest(pixels, found, prompt, share=share is not None)
@@ -257,7 +264,7 @@ class Captioner(ABC):
         if stream:
             pieces = stream_answers(self, parts, sampling)
             return (piece for _, piece in pieces) if one else pieces
-        results = generate_answers(self, parts, sampling)
+        results = (unique_answers if unique else generate_answers)(self, parts, sampling)
         answers = results if return_details else [result.text for result in results]
         return answers[0] if one else answers
 
@@ -309,13 +316,17 @@ class Captioner(ABC):
         )
         if not isinstance(question, str):
             raise TypeError(f"question: expected str, got {type(question).__name__}")
-        pixels = self._load_image(image)
+        pixels = single_image(self, image)
         found = tuple(as_regions(regions, pixels.shape[:2]))
         request = RegionRequest(pixels, found, question, joint=True)
         return generate_answers(self, [request], sampling)[0].text
 
     def score(
-        self, image: ImageSource, regions: Any, texts: str | Sequence[str]
+        self,
+        image: ImageSource,
+        regions: Any,
+        texts: str | Sequence[str],
+        prompt: str | None = None,
     ) -> float | list[float]:
         """How likely the model finds texts: mean log-probability per token, at most 0.
 
@@ -323,6 +334,7 @@ class Captioner(ABC):
             image: as for :meth:`describe`.
             regions: one region, or a list; a region that comes several times is encoded once.
             texts: one text, or a list with one for each region.
+            prompt: what the texts answer; as for :meth:`describe`.
 
         Returns:
             One number for one region and text, else a list.
@@ -337,7 +349,7 @@ class Captioner(ABC):
                 raise TypeError(f"text: expected str, got {type(text).__name__}")
             if not text.strip():
                 raise ValueError("text: is blank")
-        pixels = self._load_image(image)
+        pixels = single_image(self, image)
         found = as_regions(regions, pixels.shape[:2])
         if len(found) != len(wanted):
             raise ValueError(
@@ -347,7 +359,7 @@ class Captioner(ABC):
         kept: dict[Any, Any] = {}
         for start in range(0, len(found), self.batch_size):
             part = slice(start, start + self.batch_size)
-            scores += score_texts(self, pixels, found[part], wanted[part], kept)
+            scores += score_texts(self, pixels, found[part], wanted[part], prompt, kept)
         return scores[0] if one_text and is_one_region(regions, pixels.shape[:2]) else scores
 
     def freeze(self, *patterns: str) -> list[str]:
@@ -431,46 +443,3 @@ class Captioner(ABC):
         captioner = cls(config, Tokenizer.from_file(folder))
         captioner.model.to(dtype)
         return captioner
-
-    # ---- inside ----
-
-    def _load_image(self, image: Any) -> RgbImage:
-        is_file = isinstance(image, (str, os.PathLike)) and os.fspath(image).lower().endswith(
-            _VIDEO_SUFFIXES
-        )
-        if is_file or isinstance(image, (list, tuple)):
-            self._check_reads_video()
-            raise NotImplementedError(
-                "image: video files are not read yet; pass a list of frames"
-                if is_file
-                else "image: expected a single image; only describe takes the frames of a video"
-            )
-        return load_image(image)
-
-    def _check_reads_video(self) -> None:
-        if not self.max_frames:
-            raise NotImplementedError(
-                f"image: {self.model_id} describes single images, not video; "
-                "nvidia/DAM-3B-Video, HaochenWang/GAR-1B and HaochenWang/GAR-8B do. Pass one frame"
-            )
-
-    def _video(
-        self, frames: Sequence[ImageSource], regions: Any, prompt: str | None
-    ) -> tuple[VideoRequest, bool]:
-        """The request, and whether it is about one object."""
-        self._check_reads_video()
-        if frames:
-            start = load_image(frames[0])
-            frames, size = [start, *frames[1:]], start.shape[:2]
-            empty = isinstance(regions, (list, tuple)) and not regions
-            if is_one_region(regions, size) and not empty:
-                if self.propagate is None:
-                    raise NotImplementedError(
-                        "regions: got one region of a video; pass a list with a region for each "
-                        "frame, or set propagate of the captioner to a function that finds the "
-                        "region of the first frame in the others"
-                    )
-                images = [load_image(frame) for frame in frames]
-                (first,) = as_regions(regions, size)
-                frames, regions = images, list(self.propagate(images, first))
-        return VideoRequest.of(frames, regions, prompt, self.frames_looked_at(len(frames)))
