@@ -34,7 +34,8 @@ def describe(
         model: a captioner, or a name or folder for :func:`load`. The built-in model stays loaded
             between calls; of another one, load a captioner once and pass that.
         **options: those of :meth:`fastregion.Captioner.describe`, such as ``max_new_tokens``,
-            ``temperature``, ``seed``, ``stream``, ``return_details``, ``batch_size``, ``share``.
+            ``temperature``, ``seed``, ``stream``, ``return_details``, ``batch_size``, ``share``,
+            ``unique``.
 
     Returns:
         ``str`` for one region, ``list[str]`` for a list; see :meth:`fastregion.Captioner.describe`.

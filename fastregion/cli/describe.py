@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from fastregion.cli.regions import Boxes, Masks, Points, Rles, read_regions
 
 if TYPE_CHECKING:
     from fastregion.images import RgbImage
-    from fastregion.models import Captioner, RegionRequest
+    from fastregion.models import Captioner, Description, RegionRequest
     from fastregion.regions import Region
 
 __all__ = ["ASK_HELP", "DESCRIBE_HELP", "ask", "describe"]
@@ -41,6 +42,7 @@ DESCRIBE_HELP = """Describe each given region of a picture in a sentence.
   fastregion describe street.jpg --mask car.png --mask tree.png --json
   fastregion describe street.jpg --point 120,80 --prompt "in one short phrase"
   fastregion describe street.jpg --rle annotations.json --plot out.png
+  fastregion describe street.jpg --mask a.png --mask b.png --unique
 
 Coordinates are those of the picture as a viewer shows it. Several regions
 are numbered: masks first, then boxes, points and RLE files.
@@ -61,6 +63,10 @@ def describe(
     temperature: Temperature = 0.0,
     seed: Seed = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print text while it is made.")] = False,
+    unique: Annotated[
+        bool,
+        typer.Option("--unique", help="Look for texts that fit no other of the regions as well."),
+    ] = False,
     as_json: Json = False,
     plot: Annotated[
         Path | None,
@@ -72,6 +78,8 @@ def describe(
     with reporting(debug):
         if stream and (as_json or plot):
             raise ValueError("--stream: cannot be combined with --json or --plot")
+        if stream and unique:
+            raise ValueError("--unique: cannot be combined with --stream")
         if plot is not None:
             from fastregion.images import check_output_path
 
@@ -83,8 +91,9 @@ def describe(
             _print_stream(captioner, request, options)
             return
         descriptions = captioner.describe(
-            request.image, request.regions, prompt, return_details=True, **options
+            request.image, request.regions, prompt, return_details=True, unique=unique, **options
         )
+        _note_alike(descriptions)
         if plot is not None:
             from fastregion.models.description import plot_descriptions
 
@@ -98,6 +107,14 @@ def describe(
             return
         for index, description in enumerate(descriptions):
             typer.echo(_number(index, len(descriptions)) + description.text)
+
+
+def _note_alike(descriptions: Sequence[Description]) -> None:
+    """Say on standard error which texts fit another region as well, where that was compared."""
+    for number, description in enumerate(descriptions, 1):
+        found = description.uniqueness
+        if found is not None and found.nearest is not None and found.rank > 1:
+            typer.echo(f"note: text {number} fits region {found.nearest + 1} as well", err=True)
 
 
 ASK_HELP = """Ask one question about one region, or about several together.

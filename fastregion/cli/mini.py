@@ -39,6 +39,7 @@ _EVAL_HELP = """Measure a captioner on what can be seen: colour, pattern, shape,
 [bold]Examples[/bold]
   fastregion eval mini --scenes 500
   fastregion eval mini --scenes 0 --photos photos.json --json
+  fastregion eval mini --scenes 200 --lookalikes 8 --prompt "in 6 words" --unique
 """
 
 
@@ -100,9 +101,19 @@ def eval_mini(
         str, typer.Option(metavar="NAME", help="A captioner's name, or a folder with one.")
     ] = "fastregion/mini",
     scenes: Annotated[int, typer.Option(min=0, help="How many rendered scenes.")] = 500,
+    lookalikes: Annotated[
+        int | None,
+        typer.Option(min=2, max=12, help="Scenes of so many objects of one shape and colour."),
+    ] = None,
     photos: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON file of annotated photographs.")
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help='Such as "in 6 words".')
+    ] = None,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Compare the captions of a picture, as in describe.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -121,7 +132,15 @@ def eval_mini(
             from fastregion.models import load
 
             captioner = load(model)
-            report = evaluate(captioner, scenes=scenes, photos=photos, output=output)
+            report = evaluate(
+                captioner,
+                scenes=scenes,
+                lookalikes=lookalikes,
+                photos=photos,
+                prompt=prompt,
+                unique=unique,
+                output=output,
+            )
         if as_json:
             typer.echo(json.dumps(report.to_json(), indent=2))
         else:

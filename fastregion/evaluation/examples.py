@@ -38,7 +38,7 @@ class Task:
 
     Attributes:
         name: Tells the example from all others of the evaluation.
-        group: The set of examples it is counted in: "scenes" or "photos".
+        group: The set of examples it is counted in: "scenes", "look-alikes" or "photos".
         make: Makes the example.
     """
 
@@ -47,8 +47,13 @@ class Task:
     make: Callable[[], Example]
 
 
-def scene_tasks(count: int, first_seed: int) -> list[Task]:
+def scene_tasks(count: int, first_seed: int, lookalikes: int | None = None) -> list[Task]:
     """Rendered scenes of the seeds ``first_seed``, ``first_seed + 1``, ...
+
+    Args:
+        count: How many.
+        first_seed: Of the first.
+        lookalikes: As for :func:`fastregion.scenes.generate_scene`.
 
     Raises:
         ValueError: ``count`` is negative, or a seed is not an evaluation seed (0..9,999).
@@ -60,8 +65,10 @@ def scene_tasks(count: int, first_seed: int) -> list[Task]:
             f"first_seed: seeds of evaluation scenes are 0..{EVALUATION_SEEDS - 1}, got "
             f"{first_seed}..{first_seed + count - 1}"
         )
+    group = "scenes" if lookalikes is None else "look-alikes"
+    name = "scene" if lookalikes is None else f"{lookalikes} look-alikes"
     return [
-        Task(name=f"scene {seed}", group="scenes", make=_SceneMaker(seed))
+        Task(name=f"{name} {seed}", group=group, make=_SceneMaker(seed, lookalikes))
         for seed in range(first_seed, first_seed + count)
     ]
 
@@ -69,9 +76,10 @@ def scene_tasks(count: int, first_seed: int) -> list[Task]:
 @dataclass(frozen=True)
 class _SceneMaker:
     seed: int
+    lookalikes: int | None
 
     def __call__(self) -> Example:
-        scene = generate_scene(self.seed)
+        scene = generate_scene(self.seed, lookalikes=self.lookalikes)
         return Example(
             image=scene.image,
             masks=[region.mask for region in scene.regions],

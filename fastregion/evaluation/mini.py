@@ -8,9 +8,9 @@ annotated sample photographs.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -39,7 +39,10 @@ def evaluate(
     *,
     scenes: int = 500,
     first_seed: int = 0,
+    lookalikes: int | None = None,
     photos: str | Path | None = None,
+    prompt: str | None = None,
+    unique: bool = False,
     output: str | Path | None = None,
     progress: bool = True,
 ) -> Report:
@@ -49,8 +52,12 @@ def evaluate(
         captioner: The captioner.
         scenes: Number of rendered scenes.
         first_seed: Seed of the first scene; the seeds must lie in 0..9,999.
+        lookalikes: How many objects of one shape and colour each scene has; None for scenes of all
+            kinds.
         photos: JSON file of annotated photographs (:mod:`fastregion.evaluation.photos`), or None
             for none.
+        prompt: What the captioner is asked for, such as "in 6 words"; None for its description.
+        unique: Whether it compares the captions of a picture; see ``Captioner.describe``.
         output: JSONL file that gets one line for each picture as soon as it is done. If it already
             holds results of the same captioner, pictures that it holds are not captioned again.
         progress: Whether to show a progress bar on standard error.
@@ -64,20 +71,33 @@ def evaluate(
         FileNotFoundError: ``photos`` does not exist.
         ImportError: a package that carries the photographs is not installed.
     """
-    tasks = scene_tasks(scenes, first_seed)
+    tasks = scene_tasks(scenes, first_seed, lookalikes)
     if photos is not None:
         tasks += photo_tasks(photos)
-    return evaluate_tasks(captioner, tasks, output=output, progress=progress)
+    options: dict[str, Any] = {} if prompt is None else {"prompt": prompt}
+    if unique:
+        options["unique"] = True
+    return evaluate_tasks(captioner, tasks, options=options, output=output, progress=progress)
 
 
 def evaluate_tasks(
     captioner: Captioner,
     tasks: Sequence[Task],
     *,
+    options: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     progress: bool = True,
 ) -> Report:
-    """Measures a captioner on any examples; see :func:`evaluate`."""
+    """Measures a captioner on any examples; see :func:`evaluate`.
+
+    Args:
+        captioner: The captioner.
+        tasks: Makes the examples.
+        options: Further arguments of ``captioner.describe``, JSON-able.
+        output: As for :func:`evaluate`.
+        progress: As for :func:`evaluate`.
+    """
+    options = dict(options or {})
     if not tasks:
         raise ValueError("scenes: expected at least one scene or photograph, got none")
     header = {
@@ -86,6 +106,7 @@ def evaluate_tasks(
         "fastregion": __version__,
         "model": captioner.model_id,
         "weights": _fingerprint(captioner.model),
+        **options,
     }
     file = RecordFile(None if output is None else Path(output), header)
     waiting = [task for task in tasks if task.name not in file.records]
@@ -93,13 +114,15 @@ def evaluate_tasks(
         waiting, "captioning", console=Console(stderr=True), disable=not progress, transient=True
     )
     for task in bar:
-        file.add(_caption(captioner, task, task.make()))
+        file.add(_caption(captioner, task, task.make(), options))
     return make_report(header, (file.records[task.name] for task in tasks))
 
 
-def _caption(captioner: Captioner, task: Task, example: Example) -> Record:
+def _caption(
+    captioner: Captioner, task: Task, example: Example, options: Mapping[str, Any]
+) -> Record:
     regions = [Region.from_mask(mask) for mask in example.masks]
-    captions = captioner.describe(example.image, regions, max_new_tokens=_MAX_NEW_TOKENS)
+    captions = captioner.describe(example.image, regions, max_new_tokens=_MAX_NEW_TOKENS, **options)
     return Record(
         name=task.name,
         group=task.group,
@@ -107,19 +130,28 @@ def _caption(captioner: Captioner, task: Task, example: Example) -> Record:
         complete=example.complete,
         captions=tuple(captions),
         truths=tuple(example.truths),
-        log_probs=_log_probs(captioner, example, regions, captions),
+        log_probs=_log_probs(captioner, example, regions, captions, options),
     )
 
 
 def _log_probs(
-    captioner: Captioner, example: Example, regions: Sequence[Region], captions: Sequence[str]
+    captioner: Captioner,
+    example: Example,
+    regions: Sequence[Region],
+    captions: Sequence[str],
+    options: Mapping[str, Any],
 ) -> tuple[tuple[float, ...] | None, ...]:
     """Mean log-probability per token of every caption for every region."""
     worded = [caption for caption in captions if caption.strip()]
     if len(regions) < 2 or not worded:
         return (None,) * len(captions)
     pairs = [(region, caption) for caption in worded for region in regions]
-    scores = captioner.score(example.image, [r for r, _ in pairs], [text for _, text in pairs])
+    scores = captioner.score(
+        example.image,
+        [region for region, _ in pairs],
+        [text for _, text in pairs],
+        options.get("prompt"),
+    )
     rows = iter(np.reshape(scores, (len(worded), len(regions))).tolist())
     return tuple(tuple(next(rows)) if caption.strip() else None for caption in captions)
 

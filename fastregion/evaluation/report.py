@@ -98,11 +98,11 @@ def _measure(records: Sequence[Record]) -> tuple[Measure, ...]:
     any_wrong: list[bool] = []
     retrieved: list[bool] = []
     retrieved_lookalike: list[bool] = []
+    told_apart: list[bool] = []
     for record in records:
         for k, caption in enumerate(record.captions):
-            verdict = judge_caption(
-                read_caption(caption), record.truths, k, complete=record.complete
-            )
+            said = read_caption(caption)
+            verdict = judge_caption(said, record.truths, k, complete=record.complete)
             for fact, ok in verdict.right.items():
                 right[fact].append(ok)
             patterns = record.truths[k].patterns
@@ -115,6 +115,12 @@ def _measure(records: Sequence[Record]) -> tuple[Measure, ...]:
                 retrieved.append(found)
                 if record.lookalike:
                     retrieved_lookalike.append(found)
+                true_of = [
+                    other
+                    for other in range(len(record.captions))
+                    if not judge_caption(said, record.truths, other, complete=record.complete).wrong
+                ]
+                told_apart.append(true_of == [k])
     total = len(any_wrong)
     recalls = [sum(found) / len(found) for found in right_by_pattern.values()]
     balanced = sum(recalls) / len(recalls) if recalls else None
@@ -123,6 +129,7 @@ def _measure(records: Sequence[Record]) -> tuple[Measure, ...]:
         Measure(name="pattern, balanced", value=balanced, count=len(right["pattern"])),
         _share("self-retrieval", retrieved),
         _share("self-retrieval, look-alikes", retrieved_lookalike),
+        _share("true of its region alone", told_apart),
         _share("any wrong statement", any_wrong, higher_is_better=False),
         *(
             Measure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 
 from fastregion import language
 from fastregion.images import RgbImage
-from fastregion.language import PackedPrompts
+from fastregion.language import GeneratedText, PackedPrompts, ReadPrompts
 from fastregion.language.evaluating import evaluating
 from fastregion.models.description import Description
 from fastregion.models.pieces import StrippedText
@@ -22,7 +22,14 @@ from fastregion.regions import Region
 if TYPE_CHECKING:
     from fastregion.models.base import Captioner
 
-__all__ = ["as_arguments", "generate_answers", "score_texts", "stream_answers"]
+__all__ = [
+    "descriptions",
+    "encode_request",
+    "generate_answers",
+    "prompt_arguments",
+    "score_texts",
+    "stream_answers",
+]
 
 
 def generate_answers(
@@ -40,10 +47,20 @@ def _generate(
     generator: torch.Generator | None,
 ) -> list[Description]:
     start = time.perf_counter()
-    prompts = _encode(captioner, request)
+    prompts = encode_request(captioner, request)
     encoded = time.perf_counter()
     generated = captioner.generate(prompts, sampling, generator)
     timings = {"encode": encoded - start, "generate": time.perf_counter() - encoded}
+    return descriptions(captioner, request, generated, timings)
+
+
+def descriptions(
+    captioner: Captioner,
+    request: Request,
+    generated: Sequence[GeneratedText],
+    timings: Mapping[str, float],
+) -> list[Description]:
+    """What was written about the subjects of a request."""
     return [
         Description(
             text=answer.text.strip(),
@@ -76,11 +93,11 @@ def _pieces(
     first = 0
     for place, request in enumerate(requests):
         texts = [StrippedText() for _ in request.subjects]
-        prompts = _encode(captioner, request, batch if place == 0 else None)
+        prompts = encode_request(captioner, request, batch if place == 0 else None)
         pieces = language.stream_text(
             captioner.decoder,
             tokenizer=captioner.tokenizer,
-            **as_arguments(prompts),
+            **prompt_arguments(prompts),
             eos_token_ids=captioner.eos_token_ids,
             generator=generator,
             **sampling.per_token(),
@@ -96,6 +113,7 @@ def score_texts(
     image: RgbImage,
     regions: Sequence[Region],
     texts: Sequence[str],
+    prompt: str | None,
     kept: dict[Any, Any],
 ) -> list[float]:
     """Mean log-probability per token of a text for each region.
@@ -105,22 +123,25 @@ def score_texts(
         image: uint8 RGB ``[H, W, 3]``.
         regions: one that comes several times is encoded once.
         texts: one for each region.
+        prompt: what they answer; None for the model's default.
         kept: what the model keeps of the image from call to call.
     """
     unique = {id(region): region for region in regions}
     order = {key: index for index, key in enumerate(unique)}
-    prompts = _encode(captioner, RegionRequest(image, tuple(unique.values()), kept=kept))
+    prompts = encode_request(
+        captioner, RegionRequest(image, tuple(unique.values()), prompt, kept=kept)
+    )
     with torch.inference_mode():
         prompts = prompts.select([order[id(region)] for region in regions])
         if isinstance(prompts, SharedPrompts):
             prompts = replace(prompts, prompts=captioner.append_text(prompts.prompts, texts))
         else:
             prompts = captioner.append_text(prompts, texts)
-        scores = language.score(captioner.decoder, **as_arguments(prompts))
+        scores = language.score(captioner.decoder, **prompt_arguments(prompts))
     return [float(value) for value in scores]
 
 
-def _encode(
+def encode_request(
     captioner: Captioner, request: Request, batch: Any = None
 ) -> PackedPrompts | SharedPrompts:
     """Prompts in evaluation mode, without autograd; a model in training goes back to it.
@@ -131,6 +152,6 @@ def _encode(
         return captioner.encode(captioner.process(request) if batch is None else batch)
 
 
-def as_arguments(prompts: PackedPrompts | SharedPrompts) -> dict[str, Any]:
+def prompt_arguments(prompts: PackedPrompts | SharedPrompts | ReadPrompts) -> dict[str, Any]:
     """As arguments of ``language.generate_text``."""
-    return {"prompts": prompts} if isinstance(prompts, PackedPrompts) else vars(prompts)
+    return vars(prompts) if isinstance(prompts, SharedPrompts) else {"prompts": prompts}

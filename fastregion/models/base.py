@@ -19,16 +19,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from fastregion.images import ImageSource, RgbImage, load_image
+from fastregion.images import ImageSource, RgbImage
 from fastregion.language import (
     EarlyStopping,
     GeneratedText,
     PackedPrompts,
+    ReadPrompts,
     Tokenizer,
     generate_text,
 )
 from fastregion.models import checkpoint
-from fastregion.models.answers import as_arguments, generate_answers, score_texts, stream_answers
+from fastregion.models.answers import (
+    generate_answers,
+    prompt_arguments,
+    score_texts,
+    stream_answers,
+)
+from fastregion.models.inputs import single_image, video_request
 from fastregion.models.request import (
     RegionRequest,
     Request,
@@ -38,9 +45,10 @@ from fastregion.models.request import (
     is_one_region,
 )
 from fastregion.models.shared_prompts import SharedPrompts
+from fastregion.models.unique import unique_answers
 from fastregion.models.weights import OWN_NAMES, Layout, load_weights
 from fastregion.regions import Region, as_regions
-from fastregion.videos import VideoFile, is_video_path
+from fastregion.videos import is_video_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -152,7 +160,7 @@ class Captioner(ABC):
 
     def generate(
         self,
-        prompts: PackedPrompts | SharedPrompts,
+        prompts: PackedPrompts | SharedPrompts | ReadPrompts,
         sampling: Sampling,
         generator: torch.Generator | None,
     ) -> list[GeneratedText]:
@@ -160,7 +168,7 @@ class Captioner(ABC):
         return generate_text(
             self.decoder,
             tokenizer=self.tokenizer,
-            **as_arguments(prompts),
+            **prompt_arguments(prompts),
             eos_token_ids=self.eos_token_ids,
             generator=generator,
             **sampling.whole(),
@@ -197,6 +205,7 @@ class Captioner(ABC):
         return_details: bool = False,
         batch_size: int | None = None,
         share: str | None = None,
+        unique: bool = False,
     ) -> Any:
         """Describe each region.
 
@@ -225,6 +234,10 @@ class Captioner(ABC):
             batch_size: how many regions are worked on at a time; None for the model's own.
             share: ``"prompts"`` lets several regions share one image, in which all of them are
                 marked: faster than an image each, and not the same answers. None: an image each.
+            unique: compare every text with all regions of this call under the model. Where it fits
+                another one at least as well as its own, take a text that tells the two apart, if a
+                search finds one that is nearly as likely; see :mod:`fastregion.models.unique`. What
+                was found stands in ``Description.uniqueness``. Not with ``stream``.
 
         Returns:
             ``str`` (or :class:`Description`) for one region, a list of them for several (a list,
@@ -255,6 +268,8 @@ class Captioner(ABC):
         check_int("batch_size", batch_size, at_least=1)
         if stream and return_details:
             raise ValueError("return_details: cannot be combined with stream")
+        if stream and unique:
+            raise ValueError("unique: cannot be combined with stream: all texts are compared first")
         if stream and num_beams > 1:
             raise ValueError(f"num_beams: must be 1 with stream, got {num_beams}")
         if share not in (None, "prompts"):
@@ -263,12 +278,11 @@ class Captioner(ABC):
             raise NotImplementedError(f"share: {self.model_id} needs an image for every region")
         request: RegionRequest | VideoRequest
         if isinstance(image, (list, tuple)) or is_video_path(image):
-            self._check_reads_video()
             if share:
                 raise NotImplementedError("share: objects of a video cannot share prompts")
-            request, one = self._video(image, regions, prompt)
+            request, one = video_request(self, image, regions, prompt)
         else:
-            pixels = self._load_image(image)
+            pixels = single_image(self, image)
             found = tuple(as_regions(regions, pixels.shape[:2]))
             one = is_one_region(regions, pixels.shape[:2])
             request = RegionRequest(pixels, found, prompt, share=share is not None)
@@ -280,7 +294,7 @@ class Captioner(ABC):
         if stream:
             pieces = stream_answers(self, parts, sampling)
             return (piece for _, piece in pieces) if one else pieces
-        results = generate_answers(self, parts, sampling)
+        results = (unique_answers if unique else generate_answers)(self, parts, sampling)
         answers = results if return_details else [result.text for result in results]
         return answers[0] if one else answers
 
@@ -332,13 +346,17 @@ class Captioner(ABC):
         )
         if not isinstance(question, str):
             raise TypeError(f"question: expected str, got {type(question).__name__}")
-        pixels = self._load_image(image)
+        pixels = single_image(self, image)
         found = tuple(as_regions(regions, pixels.shape[:2]))
         request = RegionRequest(pixels, found, question, joint=True)
         return generate_answers(self, [request], sampling)[0].text
 
     def score(
-        self, image: ImageSource, regions: Any, texts: str | Sequence[str]
+        self,
+        image: ImageSource,
+        regions: Any,
+        texts: str | Sequence[str],
+        prompt: str | None = None,
     ) -> float | list[float]:
         """How likely the model finds texts: mean log-probability per token, at most 0.
 
@@ -346,6 +364,7 @@ class Captioner(ABC):
             image: as for :meth:`describe`.
             regions: one region, or a list; a region that comes several times is encoded once.
             texts: one text, or a list with one for each region.
+            prompt: what the texts answer; as for :meth:`describe`.
 
         Returns:
             One number for one region and text, else a list.
@@ -360,7 +379,7 @@ class Captioner(ABC):
                 raise TypeError(f"text: expected str, got {type(text).__name__}")
             if not text.strip():
                 raise ValueError("text: is blank")
-        pixels = self._load_image(image)
+        pixels = single_image(self, image)
         found = as_regions(regions, pixels.shape[:2])
         if len(found) != len(wanted):
             raise ValueError(
@@ -370,7 +389,7 @@ class Captioner(ABC):
         kept: dict[Any, Any] = {}
         for start in range(0, len(found), self.batch_size):
             part = slice(start, start + self.batch_size)
-            scores += score_texts(self, pixels, found[part], wanted[part], kept)
+            scores += score_texts(self, pixels, found[part], wanted[part], prompt, kept)
         return scores[0] if one_text and is_one_region(regions, pixels.shape[:2]) else scores
 
     def freeze(self, *patterns: str) -> list[str]:
@@ -454,44 +473,3 @@ class Captioner(ABC):
         captioner = cls(config, Tokenizer.from_file(folder))
         captioner.model.to(dtype)
         return captioner
-
-    # ---- inside ----
-
-    def _load_image(self, image: Any) -> RgbImage:
-        if isinstance(image, (list, tuple)) or is_video_path(image):
-            self._check_reads_video()
-            raise NotImplementedError("image: expected a single image; only describe takes videos")
-        return load_image(image)
-
-    def _check_reads_video(self) -> None:
-        if not self.max_frames:
-            raise NotImplementedError(
-                f"image: {self.model_id} describes single images, not video; "
-                "nvidia/DAM-3B-Video, HaochenWang/GAR-1B and HaochenWang/GAR-8B do. Pass one frame"
-            )
-
-    def _video(self, source: Any, regions: Any, prompt: str | None) -> tuple[VideoRequest, bool]:
-        """The request, and whether it is about one object."""
-        frames: Sequence[ImageSource] = VideoFile(source) if is_video_path(source) else source
-        chosen = self.frames_looked_at(len(frames))
-        if frames:
-            start = load_image(frames[0])
-            if not isinstance(frames, VideoFile):
-                frames = [start, *frames[1:]]
-            size = start.shape[:2]
-            empty = isinstance(regions, (list, tuple)) and not regions
-            one_region = is_one_region(regions, size) and not empty
-            if one_region and self.propagate is None:
-                raise NotImplementedError(
-                    "regions: got one region of a video; pass a list with a region for each "
-                    "frame, or set propagate of the captioner to a function that finds the "
-                    "region of the first frame in the others"
-                )
-            if isinstance(frames, VideoFile):
-                frames.check_memory(len(frames) if one_region else len(chosen))
-            if one_region:
-                assert self.propagate is not None
-                images = [load_image(frame) for frame in frames]
-                (first,) = as_regions(regions, size)
-                frames, regions = images, list(self.propagate(images, first))
-        return VideoRequest.of(frames, regions, prompt, chosen)

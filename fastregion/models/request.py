@@ -297,10 +297,14 @@ class Sampling:
         names = ("max_new_tokens", "temperature", "top_k", "top_p", "stop")
         return {name: getattr(self, name) for name in names}
 
+    def beams(self) -> dict[str, Any]:
+        """What :func:`fastregion.language.beam_texts` takes of it."""
+        names = ("max_new_tokens", "num_beams", "length_penalty", "early_stopping", "stop")
+        return {name: getattr(self, name) for name in names}
+
     def whole(self) -> dict[str, Any]:
         """What :func:`fastregion.language.generate_text` takes of it, the generator left out."""
-        names = ("num_beams", "length_penalty", "early_stopping")
-        return self.per_token() | {name: getattr(self, name) for name in names}
+        return self.per_token() | self.beams()
 
     def generator(self, device: torch.device) -> torch.Generator | None:
         """A generator of its own for a seed, else None."""

@@ -16,27 +16,34 @@ from fastregion.scenes.scene import MIN_AREA, MIN_SHAPE_AREA, Scene, SceneRegion
 from fastregion.scenes.unpainted import unpainted_region
 
 
-def generate_scene(seed: int) -> Scene:
+def generate_scene(seed: int, *, lookalikes: int | None = None) -> Scene:
     """Renders the scene of a seed.
 
     Args:
         seed: Any integer >= 0; the same seed gives the same bits.
+        lookalikes: None for scenes of all kinds, a few with two to four objects of one shape and
+            colour; or how many such objects there are, at least 2 and at most 12.
 
     Returns:
         A scene of 128 to 1,024 pixels a side with at least one region.
+
+    Raises:
+        ValueError: ``lookalikes`` out of range.
     """
+    if lookalikes is not None and not 2 <= lookalikes <= 12:
+        raise ValueError(f"lookalikes: expected 2..12, got {lookalikes}")
     rng = np.random.default_rng((20_25, seed))
     while True:
-        scene = _attempt(rng)
-        if scene.regions:
+        scene = _attempt(rng, lookalikes)
+        if len(scene.regions) >= (lookalikes or 1):
             return scene
 
 
-def _attempt(rng: np.random.Generator) -> Scene:
+def _attempt(rng: np.random.Generator, lookalikes: int | None) -> Scene:
     height, width = _sample_size(rng)
     canvas = textures.background(rng, height, width)
-    lookalike = bool(rng.random() < 0.18)
-    objects = paint_lookalikes(rng, canvas) if lookalike else paint_objects(rng, canvas)
+    lookalike = bool(rng.random() < 0.18) or lookalikes is not None
+    objects = paint_lookalikes(rng, canvas, lookalikes) if lookalike else paint_objects(rng, canvas)
     if rng.random() < 0.4:
         canvas = textures.light(rng, canvas)
     image = textures.expose(rng, canvas)

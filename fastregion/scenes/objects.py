@@ -136,8 +136,13 @@ def paint_objects(rng: np.random.Generator, canvas: textures.FloatArray) -> list
     return objects
 
 
-def paint_lookalikes(rng: np.random.Generator, canvas: textures.FloatArray) -> list[Painted]:
-    """Two to four objects of one shape and colour that do not touch, and perhaps one other."""
+def paint_lookalikes(
+    rng: np.random.Generator, canvas: textures.FloatArray, count: int | None = None
+) -> list[Painted]:
+    """Objects of one shape and colour that do not touch.
+
+    As many as asked for, where they find room, or two to four and perhaps one other.
+    """
     height, width = canvas.shape[:2]
     shape, style = str(rng.choice(SHAPES)), _sample_style(rng)
     share = float(np.exp(rng.uniform(np.log(0.004), np.log(0.06))))
@@ -145,8 +150,11 @@ def paint_lookalikes(rng: np.random.Generator, canvas: textures.FloatArray) -> l
     taken = np.zeros((height, width), bool)
     objects: list[Painted] = []
     wanted, tries = int(rng.integers(2, 5)), 0
-    other = rng.random() < 0.4
-    while len(objects) < wanted + other and tries < 14:
+    other, most_tries = rng.random() < 0.4, 14
+    if count is not None:
+        wanted, other, most_tries = count, False, 8 * count
+        share *= min(1.0, 3 / count)  # as crowded as with three
+    while len(objects) < wanted + other and tries < most_tries:
         tries += 1
         last = len(objects) >= wanted
         outline = sample_outline(rng, str(rng.choice(SHAPES)) if last else shape)

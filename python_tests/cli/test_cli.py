@@ -20,6 +20,7 @@ import fastregion.models
 from fastregion import Description
 from fastregion.cli import main
 from fastregion.models import Captioner
+from fastregion.models.description import Uniqueness
 from fastregion.regions import Region
 
 HEAVY = ("torch", "transformers", "torchvision", "timm")
@@ -59,8 +60,10 @@ class Canned(Captioner):
                 finish_reason="stop",
                 timings={"generate": 0.1},
                 image=image,
+                # The first text is the likelier one wherever it is asked about.
+                uniqueness=Uniqueness((-0.5, -1.0), index, 1) if options.get("unique") else None,
             )
-            for region in regions
+            for index, region in enumerate(regions)
         ]
 
     def ask(self, image: Any, regions: Any, question: str, **options: Any) -> str:
@@ -137,6 +140,7 @@ class TestDescribe:
             "max_new_tokens": 512,
             "temperature": 0.0,
             "seed": None,
+            "unique": False,
         }
 
     def test_several_regions_are_numbered_in_a_fixed_order(
@@ -171,7 +175,24 @@ class TestDescribe:
             "max_new_tokens": 9,
             "temperature": 0.5,
             "seed": 3,
+            "unique": False,
         }
+
+    def test_unique(
+        self, canned: Canned, run: Callable[..., Result], photo: Path, tmp_path: Path
+    ) -> None:
+        boxes = ("--box", "0,0,4,4", "--box", "5,5,9,9", "--unique")
+        result = run("describe", photo, *boxes, "--plot", tmp_path / "out.png")
+        assert canned.asked[0]["unique"] is True
+        assert result.out == "1: a region of 16 pixels\n2: a region of 16 pixels\n"
+        assert result.err == "note: text 2 fits region 1 as well\n"
+        values = json.loads(run("describe", photo, *boxes, "--json").out)["descriptions"]
+        assert [found["uniqueness"]["rank"] for found in values] == [1, 2]
+        assert values[0]["uniqueness"]["margin"] == 0.5
+        result = run("describe", photo, *boxes, "--stream")
+        assert result.code == 2
+        assert "--unique: cannot be combined with --stream" in result.err
+        assert len(canned.asked) == 2
 
     def test_json(
         self, canned: Canned, run: Callable[..., Result], photo: Path, mask: Path
@@ -546,10 +567,18 @@ class TestMini:
             return Report()
 
         monkeypatch.setattr(mini, "evaluate", evaluate)
-        result = run("eval", "mini", "--scenes", 3, "--output", tmp_path / "o.jsonl", "--json")
+        result = run("eval", "mini", "--scenes", 3, "--output", tmp_path / "o.jsonl", "--json",
+                     "--lookalikes", 8, "--prompt", "in 6 words", "--unique")  # fmt: skip
         assert json.loads(result.out) == {"scenes": 3}
         assert calls[0] == (
             (canned,),
-            {"scenes": 3, "photos": None, "output": tmp_path / "o.jsonl"},
+            {
+                "scenes": 3,
+                "lookalikes": 8,
+                "photos": None,
+                "prompt": "in 6 words",
+                "unique": True,
+                "output": tmp_path / "o.jsonl",
+            },
         )
         assert run("eval", "mini").out == "a table\n"

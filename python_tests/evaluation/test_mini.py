@@ -17,6 +17,7 @@ from torch import nn
 from fastregion.evaluation import examples
 from fastregion.evaluation.ground_truth import RegionTruth, scene_truths
 from fastregion.evaluation.mini import evaluate
+from fastregion.models import load
 from fastregion.regions import Region
 from fastregion.scenes import generate_scene
 
@@ -66,8 +67,14 @@ class KnowingCaptioner:
         return next(k for k, mask in enumerate(masks) if np.array_equal(mask, region.mask))
 
     def describe(
-        self, image: npt.NDArray[np.uint8], regions: list[Region], *, max_new_tokens: int
+        self,
+        image: npt.NDArray[np.uint8],
+        regions: list[Region],
+        *,
+        max_new_tokens: int,
+        **options: Any,
     ) -> list[str]:
+        self.options = options
         if self.described == self.stop_after:
             raise KeyboardInterrupt
         self.described += 1
@@ -78,8 +85,9 @@ class KnowingCaptioner:
         ]
 
     def score(
-        self, image: npt.NDArray[np.uint8], regions: list[Region], texts: list[str]
+        self, image: npt.NDArray[np.uint8], regions: list[Region], texts: list[str], prompt: Any
     ) -> list[float]:
+        assert prompt == self.options.get("prompt")  # texts are scored as what they answer
         # Captions end in the number of their region.
         return [
             -1.0 - abs(int(text.split()[-1]) - self._index(image, region))
@@ -153,6 +161,51 @@ def test_json_lines_hold_captions_truth_and_likelihoods(tmp_path: Path) -> None:
     if regions > 1:
         assert np.shape(line["log_probs"]) == (regions, regions)
         assert line["log_probs"][0][0] == -1.0
+
+
+def test_what_is_asked_for_is_passed_on_and_written_down(tmp_path: Path) -> None:
+    output = tmp_path / "results.jsonl"
+    captioner: Any = KnowingCaptioner(seeds=range(1))
+    evaluate(captioner, scenes=1, output=output, progress=False)
+    assert captioner.options == {}
+    asked: dict[str, Any] = {"prompt": "in 6 words", "unique": True}
+    with pytest.raises(ValueError, match=r"output: .* holds results of"):
+        evaluate(captioner, scenes=1, output=output, progress=False, **asked)
+    other = tmp_path / "asked.jsonl"
+    evaluate(captioner, scenes=1, output=other, progress=False, **asked)
+    assert captioner.options == asked
+    header = json.loads(other.read_text().splitlines()[0])
+    assert {name: header[name] for name in asked} == asked
+
+
+def test_scenes_of_lookalikes() -> None:
+    (task,) = examples.scene_tasks(1, 5, lookalikes=6)
+    assert (task.name, task.group) == ("6 look-alikes 5", "look-alikes")
+    example = task.make()
+    assert example.lookalike
+    assert len(example.masks) == len(example.truths) == 6
+
+
+def test_unique_texts_of_lookalikes_are_retrieved_more_often() -> None:
+    captioner = load("fastregion/mini")
+    found = {}
+    for unique in (False, True):
+        report = evaluate(
+            captioner,
+            scenes=4,
+            first_seed=1_000,
+            lookalikes=6,
+            prompt="in 6 words",
+            unique=unique,
+            progress=False,
+        )
+        found[unique] = {m.name: m.value for m in report.groups["look-alikes"]}
+    retrieved = [found[unique]["self-retrieval, look-alikes"] for unique in (False, True)]
+    assert retrieved[1] >= retrieved[0] + 0.1
+    alone = [found[unique]["true of its region alone"] for unique in (False, True)]
+    assert alone[1] >= alone[0]
+    wrong = [found[unique]["any wrong statement"] for unique in (False, True)]
+    assert wrong[1] <= wrong[0] + 0.1  # not bought with false statements
 
 
 @pytest.mark.parametrize(

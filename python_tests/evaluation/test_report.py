@@ -90,6 +90,7 @@ SCENES = {
     "pattern, balanced": ((2 / 2 + 0 / 1 + 0 / 1) / 3, 4),  # plain, striped, dotted
     "self-retrieval": (2 / 5, 5),  # 0.0 and 1.0; a tie is no retrieval, nor is an empty caption
     "self-retrieval, look-alikes": (1 / 2, 2),
+    "true of its region alone": (1 / 5, 5),  # 1.0; what 0.0 says is true of 0.2 too
     "any wrong statement": (2 / 5, 5),
     "wrong color": (1 / 5, 5),
     "wrong pattern": (1 / 5, 5),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastregion.models.description import Description, plot_descriptions
+from fastregion.models.description import Description, Uniqueness, plot_descriptions
 from fastregion.models.drawing import draw_captions, draw_regions
 from fastregion.regions import Region
 
@@ -56,6 +57,7 @@ class TestValues:
         assert region["area"] == 400
         assert list(region["rle"]["size"]) == [60, 80]
         assert set(region) == {"box", "area", "rle"}
+        assert "uniqueness" not in values
         np.testing.assert_array_equal(Region.from_rle(region["rle"]).mask, describe().region.mask)
 
     def test_to_dict_keeps_what_the_region_carries(self) -> None:
@@ -171,3 +173,56 @@ class TestPlot:
             ValueError, match=r"of one image of size \(60, 80\), got \(50, 50\) at 1"
         ):
             plot_descriptions([describe(), other])
+
+
+class TestUniqueness:
+    def test_rank_margin_and_rival(self) -> None:
+        first = Uniqueness((-0.5, -0.75, -2.0), 0, 5)
+        assert (first.rank, first.margin, first.nearest) == (1, 0.25, 1)
+        second = Uniqueness((-0.5, -0.75, -2.0), 1, 5)
+        assert (second.rank, second.margin, second.nearest) == (2, -0.25, 0)
+        last = Uniqueness((-0.5, -0.75, -2.0), 2, 5)
+        assert (last.rank, last.margin, last.nearest) == (3, -1.5, 0)
+        tie = Uniqueness((-0.5, -0.5), 0, 5)
+        assert (tie.rank, tie.margin, tie.nearest) == (2, 0.0, 1)
+        alone = Uniqueness((-0.5,), 0, 5)
+        assert (alone.rank, alone.margin, alone.nearest) == (1, math.inf, None)
+
+    def test_probability_is_that_of_whole_texts(self) -> None:
+        one = Uniqueness((-0.5, -0.75, -2.0), 1, 8)
+        likelihoods = [math.exp(8 * score) for score in one.scores]
+        expected = likelihoods[1] / sum(likelihoods)
+        assert math.exp(one.log_probability) == pytest.approx(expected)
+        far = Uniqueness((-90.0, -0.1), 0, 512)  # neither overflows nor is log 0
+        assert far.log_probability == pytest.approx(512 * -89.9)
+
+    def test_json(self) -> None:
+        found = json.loads(
+            json.dumps(describe(uniqueness=Uniqueness((-1.0, -3.0), 0, 5)).to_dict())
+        )
+        expected = {"rank": 1, "margin": 2.0, "nearest": 1, "scores": [-1.0, -3.0]}
+        probability = found["uniqueness"].pop("probability")
+        assert probability == pytest.approx(1 / (1 + math.exp(-10)))
+        assert found["uniqueness"] == expected
+        alone = describe(uniqueness=Uniqueness((-1.0,), 0, 5)).to_dict()["uniqueness"]
+        assert (alone["margin"], alone["nearest"]) == (None, None)
+
+    @pytest.mark.parametrize(
+        ("scores", "words"),
+        [
+            ((-0.5, -0.75), "unique (78%)"),
+            ((-0.5,), "the only region"),
+            ((-0.5, -0.5), "fits 1 other region as well"),
+            ((-0.5, -0.1, -0.2), "fits 2 other regions as well"),
+        ],
+    )
+    def test_notebooks_say_it(self, scores: tuple[float, ...], words: str) -> None:
+        assert words in describe(uniqueness=Uniqueness(scores, 0, 5))._repr_html_()
+        assert words not in describe()._repr_html_()
+
+    def test_drawings_mark_texts_that_fit_others(self) -> None:
+        plain = np.asarray(describe().plot())
+        unique = np.asarray(describe(uniqueness=Uniqueness((-0.5, -0.75), 0, 5)).plot())
+        np.testing.assert_array_equal(plain, unique)
+        shared = np.asarray(describe(uniqueness=Uniqueness((-0.5, -0.25), 0, 5)).plot())
+        assert shared.shape != plain.shape or (shared != plain).any()

@@ -54,6 +54,25 @@ def test_vocabulary_is_all_used() -> None:
     assert any(f.hole for f in facts)
 
 
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_as_many_lookalikes_as_asked_for(count: int) -> None:
+    for seed in range(3):
+        scene = generate_scene(seed, lookalikes=count)
+        assert scene.lookalike
+        assert len(scene.regions) == count
+        shapes = [region.facts.shape for region in scene.regions if region.facts.shape]
+        assert len(set(shapes)) <= 1
+        assert sum(region.mask.astype(int) for region in scene.regions).max() == 1
+    again = generate_scene(2, lookalikes=count)
+    assert np.array_equal(again.image, scene.image)
+
+
+@pytest.mark.parametrize("count", [1, 13, -2])
+def test_other_counts_of_lookalikes_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=rf"lookalikes: expected 2\.\.12, got {count}"):
+        generate_scene(0, lookalikes=count)
+
+
 @pytest.mark.parametrize("turn", range(8))
 def test_turned_scenes_have_the_facts_of_the_turned_picture(turn: int) -> None:
     scene = next(s for s in map(generate_scene, range(50)) if s.lookalike)

@@ -44,6 +44,7 @@ from fastregion.models.dam.prompts import (
     input_ids,
     video_query,
 )
+from fastregion.models.inputs import single_image
 from fastregion.models.request import (
     ImagesRequest,
     RegionRequest,
@@ -215,7 +216,7 @@ class DamCaptioner(Captioner):
             )
         requests = []
         for image, of_one in zip(images, regions, strict=True):
-            pixels = self._load_image(image)
+            pixels = single_image(self, image)
             found = tuple(as_regions(of_one, pixels.shape[:2]))
             requests.append(RegionRequest(pixels, found, prompt))
         single = [part for request in requests for part in request.split(1)]

@@ -13,10 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastregion.images import ImageSource, RgbImage
-from fastregion.language import GeneratedText, PackedPrompts, Tokenizer, append_tokens, generate
+from fastregion.language import (
+    GeneratedText,
+    PackedPrompts,
+    ReadPrompts,
+    Tokenizer,
+    append_tokens,
+    generate,
+)
 from fastregion.language.evaluating import evaluating
 from fastregion.models.base import Captioner
 from fastregion.models.categories import Category
+from fastregion.models.inputs import single_image
 from fastregion.models.pix2cap import checkpoint
 from fastregion.models.pix2cap.caption_head import MAX_TOKENS
 from fastregion.models.pix2cap.captions import BEGIN, END, caption_ids, taught_logits, tidy
@@ -214,7 +222,7 @@ class Pix2CapCaptioner(Captioner):
                 "overlap_threshold", overlap_threshold, self.config.inference.overlap_threshold
             ),
         )
-        pixels = self._load_image(image)
+        pixels = single_image(self, image)
         with evaluating(self.model), torch.inference_mode():
             text_embeddings = self.text_embeddings([category.name for category in categories])
             output, input_size = self._predict(pixels, text_embeddings)
@@ -330,7 +338,7 @@ class Pix2CapCaptioner(Captioner):
 
     def generate(
         self,
-        prompts: PackedPrompts | SharedPrompts,
+        prompts: PackedPrompts | SharedPrompts | ReadPrompts,
         sampling: Sampling,
         generator: torch.Generator | None,
     ) -> list[GeneratedText]:
