@@ -62,6 +62,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
         loads.append(name)
         return captioner
 
+    assert fr.load is api.load  # looked up once and kept: before its home has another one
     monkeypatch.setattr(api, "load", load)
     monkeypatch.setattr("fastregion.models.base.generate_answers", sizes)
     captioner.loads = loads  # type: ignore[attr-defined]
