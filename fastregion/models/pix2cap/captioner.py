@@ -427,18 +427,19 @@ class Pix2CapCaptioner(Captioner):
 def matching_queries(shares: Tensor, mask_logits: Tensor) -> Tensor:
     """For each region the query whose mask is most like it, int64 ``[N]``.
 
-    Likeness is the intersection over union of what a place is inside of the region, and of the
-    mask's probability there; so a region finds its query also where no mask reaches one half.
+    That is the one with the largest intersection over union. A region that no mask touches gets the
+    query whose mask is likeliest there.
 
     Args:
-        shares: ``[N, h, w]``, the share of each place that is inside of a region.
+        shares: ``[N, h, w]``, the share of each place that is inside of a region; not all 0.
         mask_logits: ``[Q, h, w]``.
     """
-    inside = shares.flatten(1).float()
-    masks = mask_logits.flatten(1).float().sigmoid()
+    inside, logits = shares.flatten(1).float(), mask_logits.flatten(1).float()
+    masks = (logits > 0).float()
     both = inside @ masks.t()
     either = inside.sum(1)[:, None] + masks.sum(1) - both
-    return (both / either).argmax(1)
+    best, queries = (both / either).max(1)
+    return torch.where(best > 0, queries, (inside @ logits.sigmoid().t()).argmax(1))
 
 
 def _shares(mask: Any, input_size: tuple[int, int], size: tuple[int, int], like: Tensor) -> Tensor:
