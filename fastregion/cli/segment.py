@@ -13,9 +13,11 @@ from fastregion.cli.describe import Debug, ImagePath, Json, Model
 from fastregion.cli.errors import bad_input, reporting
 
 if TYPE_CHECKING:
-    from fastregion.models.segmentation import Segmentation
+    from fastregion.models.coco_panoptic import PanopticImage
 
 __all__ = ["SEGMENT_HELP", "segment"]
+
+_PANOPTIC = "panoptic.json"
 
 SEGMENT_HELP = """Find everything in a picture and describe it.
 
@@ -45,7 +47,10 @@ def segment(
     ] = None,
     panoptic: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write panoptic.json and panoptic/NAME.png as COCO does."),
+        typer.Option(
+            metavar="DIR",
+            help="Write panoptic.json and panoptic/NAME.png as COCO does; again to add a picture.",
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -56,9 +61,10 @@ def segment(
 
             if plot is not None:
                 check_output_path(plot, argument="--plot")
-            if panoptic is not None and panoptic.exists() and not panoptic.is_dir():
-                raise ValueError(f"--panoptic: {str(panoptic)!r} is a file")
             pixels = load_image(image)
+            # COCO's pictures are called by their numbers.
+            image_id = int(image.stem) if image.stem.isdecimal() else image.stem
+            others = [] if panoptic is None else _other_images(panoptic, image_id)
             from fastregion.models import load
             from fastregion.models.segmentation import Segmenter, segment_image
             from fastregion.regions.proposals import propose_regions, proposer_name
@@ -76,7 +82,12 @@ def segment(
 
             plot_segments(pixels, found.segments, plot)
         if panoptic is not None:
-            _write_panoptic(panoptic, image, found)
+            from fastregion.models.coco_panoptic import PanopticImage, write_panoptic
+
+            panoptic.mkdir(parents=True, exist_ok=True)
+            height, width = pixels.shape[:2]
+            about = PanopticImage(image_id, image.name, (height, width), found.segments)
+            write_panoptic(panoptic / _PANOPTIC, [*others, about])
         if as_json:
             typer.echo(json.dumps({"image": str(image), **found.to_dict()}, indent=2))
             return
@@ -85,12 +96,12 @@ def segment(
             typer.echo(f"{number}: {one.line}")
 
 
-def _write_panoptic(folder: Path, image: Path, found: Segmentation) -> None:
-    from fastregion.models.coco_panoptic import PanopticImage, write_panoptic
+def _other_images(folder: Path, image_id: int | str) -> list[PanopticImage]:
+    """What a folder of COCO panoptic files holds of other pictures."""
+    from fastregion.models.coco_panoptic import PanopticFiles
 
-    folder.mkdir(parents=True, exist_ok=True)
-    height, width = found.image.shape[:2]
-    # COCO's pictures are called by their numbers.
-    image_id = int(image.stem) if image.stem.isdecimal() else image.stem
-    about = PanopticImage(image_id, image.name, (height, width), found.segments)
-    write_panoptic(folder / "panoptic.json", [about])
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--panoptic: {str(folder)!r} is a file")
+    file = folder / _PANOPTIC
+    found = PanopticFiles(file) if file.exists() else ()
+    return [one for one in found if one.image_id != image_id]

@@ -219,7 +219,8 @@ class PanopticFiles:
     def _value(self, entry: Any, key: str, kind: Any) -> Any:
         value = entry.get(key) if isinstance(entry, Mapping) else None
         if not isinstance(value, kind):
-            raise self._error(f"{key!r} of an entry must be {kind}, got {value!r}")
+            name = getattr(kind, "__name__", kind)
+            raise self._error(f"{key!r} of an entry must be {name}, got {value!r}")
         return value
 
     def _error(self, message: str) -> ValueError:

@@ -92,6 +92,22 @@ def test_a_segmenter(
     assert [segment.score for segment in image.segments] == [0.75, 0.75]
 
 
+def test_pictures_are_added_to_a_folder(
+    canned: Canned, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (30, 50)).save(tmp_path / "other.jpg")
+    out = tmp_path / "out"
+    for picture in (photo, tmp_path / "other.jpg", photo):
+        assert run(capsys, picture, "--panoptic", out)[0] == 0
+    found = list(PanopticFiles(out / "panoptic.json"))
+    assert [image.image_id for image in found] == ["other", 139]
+    assert [image.size for image in found] == [(50, 30), (40, 60)]
+    (out / "panoptic" / "other.png").unlink()
+    code, text, error = run(capsys, photo, "--panoptic", out)
+    assert (code, text) == (2, "")
+    assert "no such file" in error
+
+
 def test_json(canned: Canned, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads(run(capsys, photo, "--json")[1])
     assert set(values) == {"image", "found_by", "described_by", "segments"}

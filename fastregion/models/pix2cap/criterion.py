@@ -165,7 +165,7 @@ class Pix2CapCriterion(nn.Module):
         for b, (queries, found) in enumerate(matches):
             wanted_class[b, queries] = targets[b].classes[found]
         class_loss = F.cross_entropy(
-            class_logits.transpose(1, 2).float(), wanted_class, self.empty_weight
+            class_logits.transpose(1, 2).float(), wanted_class, self.empty_weight.float()
         )
         predicted = torch.cat([mask_logits[b, q] for b, (q, _) in enumerate(matches)]).float()
         wanted = torch.cat([masks[b][t] for b, (_, t) in enumerate(matches)])

@@ -54,19 +54,21 @@ class HungarianMatcher:
         if not len(classes):
             nothing = torch.empty(0, dtype=torch.long)
             return nothing, nothing
-        probabilities = class_logits.float().softmax(-1)
-        predicted = sample_points(mask_logits.float(), points)  # [Q, P]
-        wanted = sample_points(masks, points)  # [T, P]
-        # BCE of logit x and target t is softplus(x) - x t: one product for all pairs.
-        bce = (F.softplus(predicted).sum(1)[:, None] - predicted @ wanted.T) / self.num_points
-        inside = predicted.sigmoid()
-        overlap = 2 * inside @ wanted.T
-        dice = 1 - (overlap + 1) / (inside.sum(1)[:, None] + wanted.sum(1)[None] + 1)
-        cost = (
-            self.mask_weight * bce
-            - self.class_weight * probabilities[:, classes]
-            + self.dice_weight * dice
-        )
+        # Mixed precision would round the sums over all points.
+        with torch.autocast(mask_logits.device.type, enabled=False):
+            probabilities = class_logits.float().softmax(-1)
+            predicted = sample_points(mask_logits.float(), points)  # [Q, P]
+            wanted = sample_points(masks, points)  # [T, P]
+            # BCE of logit x and target t is softplus(x) - x t: one product for all pairs.
+            bce = (F.softplus(predicted).sum(1)[:, None] - predicted @ wanted.T) / self.num_points
+            inside = predicted.sigmoid()
+            overlap = 2 * inside @ wanted.T
+            dice = 1 - (overlap + 1) / (inside.sum(1)[:, None] + wanted.sum(1)[None] + 1)
+            cost = (
+                self.mask_weight * bce
+                - self.class_weight * probabilities[:, classes]
+                + self.dice_weight * dice
+            )
         rows, columns = linear_sum_assignment(cost.cpu().numpy())
         return torch.from_numpy(rows), torch.from_numpy(columns)
 
@@ -102,7 +104,8 @@ def match_captions(mask_logits: Tensor, masks: Tensor) -> Tensor:
     """
     if not len(masks):
         return torch.empty(0, dtype=torch.long, device=mask_logits.device)
-    wanted, predicted = masks.flatten(1).float(), (mask_logits > 0).flatten(1).float()
-    shared = wanted @ predicted.T  # [T, Q]
-    union = wanted.sum(1)[:, None] + predicted.sum(1)[None] - shared
+    with torch.autocast(mask_logits.device.type, enabled=False):  # it would round the counts
+        wanted, predicted = masks.flatten(1).float(), (mask_logits > 0).flatten(1).float()
+        shared = wanted @ predicted.T  # [T, Q]
+        union = wanted.sum(1)[:, None] + predicted.sum(1)[None] - shared
     return (shared / union).argmax(1)  # 0 / 0 is NaN, the first of which argmax takes

@@ -198,7 +198,8 @@ def semantic_map(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
         float32 ``[K, H, W]``.
     """
     probabilities = class_logits.float().softmax(-1)[:, :-1]
-    return torch.einsum("qk,qhw->khw", probabilities, mask_logits.float().sigmoid())
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        return torch.einsum("qk,qhw->khw", probabilities, mask_logits.float().sigmoid())
 
 
 @dataclass(frozen=True, eq=False)

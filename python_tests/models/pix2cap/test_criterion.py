@@ -154,6 +154,30 @@ def test_gradients_reach_what_they_should() -> None:
     assert earlier.object_features.grad is None
 
 
+def test_mixed_precision_changes_no_match() -> None:
+    """The last query is best by little: sums in bfloat16 would not tell."""
+    criterion = Pix2CapCriterion(num_classes=4, num_points=400)
+    full = torch.ones(1, 256, 256)
+    surer = (3 + 0.001 * torch.arange(50.0))[:, None, None].expand(50, 64, 64)
+    larger = torch.ones(50, 64, 64)
+    for query in range(49):
+        larger[query].view(-1)[: 49 - query] = -1
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            queries, _ = criterion.matcher(
+                torch.zeros(50, 5),
+                surer,
+                torch.zeros(1, dtype=torch.long),
+                full,
+                uniform_points(CPU),
+            )
+            captioned = match_captions(larger, shrink_masks(full, (64, 64)))
+        assert (queries.tolist(), captioned.tolist()) == ([49], [49])
+    half = criterion.to(torch.bfloat16)
+    losses = half(prediction(), targets(2, 1), caption_head, uniform_points(CPU))
+    assert losses["loss_mask_ce_0"].dtype == torch.float32
+
+
 def test_images_and_batches_without_targets() -> None:
     criterion = Pix2CapCriterion(num_classes=4, num_points=40)
     for counts in ((0, 3), (0, 0)):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from fastregion.models.pix2cap import Pix2CapConfig
+from fastregion.models.pix2cap.checkpoint import PUBLISHED
+from fastregion.models.pix2cap.modeling import Pix2CapModel
 from fastregion.models.pix2cap.recipe import (
     freeze_as_published,
     learning_rate_factor,
@@ -98,3 +101,18 @@ def test_names_may_be_ours() -> None:
 def test_steps_of_the_learning_rate() -> None:
     factors = [learning_rate_factor(step, 1000) for step in (0, 888, 889, 962, 963, 999)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_published_model_trains_106_million_parameters() -> None:
+    model = Pix2CapModel(Pix2CapConfig())
+    freeze_as_published(model, PUBLISHED.published)
+    groups = optimizer_groups(model, published=PUBLISHED.published)
+    sizes = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
+    assert round(sum(sizes) / 1e6, 1) == 106.0
+    assert {group["lr"] for group in groups} == {1e-4}
+    exempt = next(group["params"] for group in groups if group["weight_decay"] == 0)
+    # Words and positions of captions; all others are vectors of norms.
+    assert sorted(parameter.shape[0] for parameter in exempt if parameter.dim() > 1) == [
+        1024,
+        30522,
+    ]
