@@ -82,7 +82,7 @@ def _make(device: torch.device) -> Ways:
 
 CASES = (
     Case(
-        operator="pix2cap.caption",
+        operator="Pix2Cap captions",
         shape=f"{_NUM_KEPT} of {_NUM_QUERIES} queries, {_NEW_TOKENS} tokens",
         dtype="float32",
         make=_make,

@@ -12,7 +12,7 @@ from captioner_checks import check_batches
 
 from fastregion.models.pix2cap import Pix2CapCaptioner
 from fastregion.models.pix2cap import captioner as captioner_module
-from fastregion.models.pix2cap.captioner import matching_queries
+from fastregion.models.pix2cap.region_queries import matching_queries
 from fastregion.models.segmentation import Segmenter
 from fastregion.regions import Region
 
