@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastregion.images import ImageSource, RgbImage
 from fastregion.language import (
@@ -35,7 +34,7 @@ from fastregion.models.pix2cap.config import (
     Pix2CapConfig,
 )
 from fastregion.models.pix2cap.modeling import SIZE_DIVISOR, Pix2CapModel
-from fastregion.models.pix2cap.output import Pix2CapOutput
+from fastregion.models.pix2cap.output import STRIDE, Pix2CapOutput
 from fastregion.models.pix2cap.postprocessing import (
     keep_queries,
     merge_segments,
@@ -43,6 +42,8 @@ from fastregion.models.pix2cap.postprocessing import (
     segments,
 )
 from fastregion.models.pix2cap.processing import inference_size, normalise, pad_batch, resize
+from fastregion.models.pix2cap.region_queries import matching_queries, region_shares
+from fastregion.models.pix2cap.vocabulary import check_share, named_categories
 from fastregion.models.request import RegionRequest, Sampling, check_int
 from fastregion.models.segment import Segment
 from fastregion.models.shared_prompts import SharedPrompts
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Pix2CapBatch", "Pix2CapCaptioner"]
 
-_STRIDE = 4  # of predicted masks in the padded input
 _OUTPUT = "output"  # of an image's predictions, among what a request keeps
 
 
@@ -82,7 +82,8 @@ class Pix2CapCaptioner(Captioner):
     ``describe`` captions a region by the query whose mask is most like it. Captions have at most
     38 tokens between their ends, whatever ``max_new_tokens``. With ``num_beams`` B, captions are
     written that begin with the B likeliest first words, each continued greedily, and the likeliest
-    is taken: that is the published search.
+    is taken: that is the published search. Texts that are streamed come as they are decoded: with
+    spaces around hyphens and apostrophes, which whole captions do not have.
 
     Args:
         config: sizes, and the names of the classes.
@@ -211,17 +212,20 @@ class Pix2CapCaptioner(Captioner):
             FileNotFoundError, TypeError, ValueError: an argument is not as described; the message
                 begins with its name.
         """
-        categories = self._categories(classes, stuff)
+        categories: Sequence[Category] = self.config.categories
+        if classes is not None:
+            categories = named_categories(classes, stuff)
+        elif stuff:
+            raise ValueError("stuff: must be among classes, which are the model's own")
         beams = self.config.text_decoder.beam_size if num_beams is None else num_beams
         check_int("num_beams", beams, at_least=1)
-        inference = InferenceConfig(
-            object_mask_threshold=_share(
-                "mask_threshold", mask_threshold, self.config.inference.object_mask_threshold
-            ),
-            overlap_threshold=_share(
-                "overlap_threshold", overlap_threshold, self.config.inference.overlap_threshold
-            ),
-        )
+        inference = self.config.inference
+        if mask_threshold is not None:
+            least = check_share("mask_threshold", mask_threshold)
+            inference = replace(inference, object_mask_threshold=least)
+        if overlap_threshold is not None:
+            least = check_share("overlap_threshold", overlap_threshold)
+            inference = replace(inference, overlap_threshold=least)
         pixels = single_image(self, image)
         with evaluating(self.model), torch.inference_mode():
             text_embeddings = self.text_embeddings([category.name for category in categories])
@@ -260,7 +264,7 @@ class Pix2CapCaptioner(Captioner):
         height, width = output.mask_logits.shape[2:]
         masks = resize_masks(
             output.mask_logits[0, kept.queries],
-            (_STRIDE * height, _STRIDE * width),
+            (STRIDE * height, STRIDE * width),
             input_size,
             size,
         )
@@ -323,7 +327,7 @@ class Pix2CapCaptioner(Captioner):
         mask_logits = output.mask_logits[0, :-1]
         height, width = mask_logits.shape[1:]
         shares = [
-            _shares(region.mask, input_size, (height, width), mask_logits)
+            region_shares(region.mask, input_size, (height, width), self.device)
             for region in batch.regions
         ]
         queries = matching_queries(torch.stack(shares), mask_logits)
@@ -407,67 +411,7 @@ class Pix2CapCaptioner(Captioner):
         )
         return output, size
 
-    def _categories(
-        self, classes: Sequence[str] | None, stuff: Collection[str]
-    ) -> Sequence[Category]:
-        if classes is None:
-            if stuff:
-                raise ValueError("stuff: must be among classes, which are the model's own")
-            return self.config.categories
-        if isinstance(classes, str) or not isinstance(classes, Sequence):
-            raise TypeError(f"classes: expected a list of names, got {type(classes).__name__}")
-        if not classes:
-            raise ValueError("classes: expected at least one name, got none")
-        for index, name in enumerate(classes):
-            if not isinstance(name, str):
-                raise TypeError(f"classes: expected str, got {type(name).__name__} at {index}")
-            if not name.strip() or name == NO_OBJECT or name in classes[:index]:
-                raise ValueError(
-                    f"classes: must be different words and not {NO_OBJECT!r}, "
-                    f"got {name!r} at {index}"
-                )
-        for name in stuff:
-            if name not in classes:
-                raise ValueError(f"stuff: must be among classes, got {name!r}")
-        return [Category(index + 1, name, name not in stuff) for index, name in enumerate(classes)]
-
-
-def matching_queries(shares: Tensor, mask_logits: Tensor) -> Tensor:
-    """For each region the query whose mask is most like it, int64 ``[N]``.
-
-    Likeness is the intersection over union of what a place is inside of the region, and of the
-    mask's probability there; so a region finds its query also where no mask reaches one half.
-
-    Args:
-        shares: ``[N, h, w]``, the share of each place that is inside of a region.
-        mask_logits: ``[Q, h, w]``.
-    """
-    inside = shares.flatten(1).float()
-    masks = mask_logits.flatten(1).float().sigmoid()
-    both = inside @ masks.t()
-    either = inside.sum(1)[:, None] + masks.sum(1) - both
-    return (both / either).argmax(1)
-
-
-def _shares(mask: Any, input_size: tuple[int, int], size: tuple[int, int], like: Tensor) -> Tensor:
-    """The share of each place of a mask map, ``[h, w]``, that is inside of a region's mask."""
-    inside = torch.from_numpy(mask).to(like.device, torch.float32)[None, None]
-    resized = F.interpolate(inside, input_size, mode="area")
-    height, width = (_STRIDE * side for side in size)
-    padded = F.pad(resized, (0, width - input_size[1], 0, height - input_size[0]))
-    return F.avg_pool2d(padded, _STRIDE)[0, 0]
-
 
 def _sampling(num_beams: int, max_new_tokens: int = MAX_TOKENS) -> Sampling:
     """Greedy, or the published search."""
     return Sampling(max_new_tokens=max_new_tokens, temperature=0.0, seed=None, num_beams=num_beams)
-
-
-def _share(name: str, given: float | None, default: float) -> float:
-    """A threshold that the caller may have given."""
-    value = default if given is None else given
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: must be in 0..1, got {value}")
-    return value

@@ -317,22 +317,13 @@ class Pix2CapConfig:
         read: dict[str, Any] = {}
         for name, (path, kind) in _SECTIONS.items():
             read[name] = _read_section(name, path, kind, _section(values, path))
-        given: dict[str, Any] = {}
-        for name, path in _INFERENCE.items():
-            try:
-                value = _section(values, path).get(name.upper())
-            except ValueError:
-                if path[0] == "MODEL":
-                    raise
-                value = None
-            if value is not None:
-                given[name] = value
+        read["inference"] = _read_inference(values)
         model = _section(values, ("MODEL",))
         check_int("MODEL.DIM_PROJ", required("MODEL.", model, "DIM_PROJ"), 1)
         for name in ("class_names", "thing_contiguous_ids"):
             if name in values:
                 read[name] = _tuple(name, values[name])
-        config = cls(inference=InferenceConfig(**given), dim_proj=model["DIM_PROJ"], **read)
+        config = cls(dim_proj=model["DIM_PROJ"], **read)
         declared = model["ENCODER"].get("NUM_CLASSES", config.num_classes)
         if declared != config.num_classes:
             raise wrong(
@@ -388,6 +379,22 @@ def _read_section(
         return kind(**read)
     except ValueError as error:
         raise ValueError(f"config.json: {where}{error}") from error
+
+
+def _read_inference(values: Mapping[str, Any]) -> InferenceConfig:
+    """Those of the thresholds that are given; the published ones for the others."""
+    read = vars(InferenceConfig()).copy()
+    for name, path in _INFERENCE.items():
+        found: Any = values
+        for key in path:
+            found = found.get(key, {}) if isinstance(found, Mapping) else None
+        if not isinstance(found, Mapping):
+            raise wrong(".".join(path), "an object", found)
+        value = found.get(name.upper(), read[name])
+        if isinstance(value, bool) or not isinstance(value, type(read[name])) or value < 0:
+            raise wrong(f"{'.'.join(path)}.{name.upper()}", "a number of at least 0", value)
+        read[name] = value
+    return InferenceConfig(**read)
 
 
 def _tuple(name: str, value: Any) -> tuple[Any, ...]:

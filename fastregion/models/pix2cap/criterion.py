@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastregion.models.pix2cap.matching import HungarianMatcher, match_captions, shrink_masks
-from fastregion.models.pix2cap.output import Pix2CapOutput
+from fastregion.models.pix2cap.output import STRIDE, Pix2CapOutput
 from fastregion.models.pix2cap.points import Draw, sample_points, uncertain_points
 from fastregion.models.pix2cap.targets import Targets
 
 __all__ = ["CaptionHead", "Pix2CapCriterion", "caption_loss"]
-
-_STRIDE = 4  # of predicted masks in the padded input
 
 # Teacher forcing: (features of T objects [T, 2, D], T captions) -> logits [N, V] of the N tokens
 # that are predicted, in the order of the captions, and these tokens [N].
@@ -132,7 +130,7 @@ class Pix2CapCriterion(nn.Module):
                 f"got {len(targets)}"
             )
         height, width = output.mask_logits.shape[2:]
-        padded_size = height * _STRIDE, width * _STRIDE
+        padded_size = height * STRIDE, width * STRIDE
         padded = [image.padded_masks(padded_size).float() for image in targets]
         small = [shrink_masks(masks, (height, width)) for masks in padded]
         count = _mean_over_processes(sum(map(len, padded)), output.mask_logits.device)

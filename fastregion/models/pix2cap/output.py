@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Pix2CapOutput"]
+__all__ = ["STRIDE", "Pix2CapOutput"]
+
+STRIDE = 4
+"""Of predicted masks in the padded input."""
 
 
 @dataclass(frozen=True, eq=False)

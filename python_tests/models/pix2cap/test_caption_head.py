@@ -7,7 +7,7 @@ import tiny_pix2cap
 import torch
 from torch import Tensor
 
-from fastregion.language import generate
+from fastregion.language import generate, score
 from fastregion.models.pix2cap.caption_head import MAX_TOKENS, CaptionHead
 from fastregion.models.pix2cap.captions import caption_ids, taught_logits, tidy
 
@@ -147,6 +147,18 @@ def test_teacher_forcing_pools_all_captions() -> None:
         head(features[k : k + 1], torch.tensor([ids[k]]))[0, :-1] for k in range(len(captions))
     ]
     torch.testing.assert_close(logits, torch.cat(alone))
+
+
+def test_scores_are_those_of_teacher_forcing() -> None:
+    captioner = tiny_pix2cap.captioner()
+    head, features = captioner.model.caption_head, torch.randn(2, 2, 24)
+    captions = ["the dog is red", "a cat " * 30]
+    with torch.inference_mode():
+        prompts = captioner.append_text(head.prompts(features, BEGIN), captions)
+        found = score(head, prompts)
+        logits, tokens = captioner.taught(features, captions)
+    each = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].split([5, MAX_TOKENS - 1])
+    torch.testing.assert_close(found, torch.stack([one.mean() for one in each]))
 
 
 @pytest.mark.parametrize(
