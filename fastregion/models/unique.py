@@ -225,4 +225,9 @@ class _Parts:
         with torch.inference_mode():
             appended = self._captioner.append_text(nothing, texts)
         assert appended.labels is not None
-        return [ids[1:].tolist() for ids in torch.split(appended.labels, list(appended.lengths))]
+        # A text that went on to the end of the context has no place for an end token.
+        rows = [p if isinstance(p, PackedPrompts) else p.prompts for p in self._prompts]
+        room = decoder.config.max_position_embeddings - 1
+        room -= max(int(prompts.positions.max()) for prompts in rows)
+        parts = torch.split(appended.labels, list(appended.lengths))
+        return [ids[1 : 1 + room].tolist() for ids in parts]

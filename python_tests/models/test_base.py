@@ -379,6 +379,15 @@ class TestScore:
         assert isinstance(score, float)
         assert math.isclose(score, float(logprobs.mean()), abs_tol=1e-4)
 
+    def test_given_what_was_asked(
+        self, captioner: TinyCaptioner, image: np.ndarray, regions: list[Region]
+    ) -> None:
+        scores = [captioner.score(image, regions[0], "red", prompt) for prompt in ("say", "name")]
+        assert scores[0] == captioner.score(image, regions[0], "red")  # its default
+        assert scores[0] != scores[1]
+        with pytest.raises(ValueError, match="prompt: is blank"):
+            captioner.score(image, regions[0], "red", " ")
+
     def test_lists(
         self, captioner: TinyCaptioner, image: np.ndarray, regions: list[Region]
     ) -> None:
@@ -431,6 +440,7 @@ class TestRefusals:
             ({"stop": 3}, TypeError, "stop: expected a string or a list of strings, got 3"),
             ({"batch_size": 0}, ValueError, "batch_size: must be at least 1, got 0"),
             ({"stream": True, "return_details": True}, ValueError, "return_details: cannot be"),
+            ({"stream": True, "unique": True}, ValueError, "unique: cannot be combined with str"),
             ({"prompt": ""}, ValueError, "prompt: is blank"),
             ({"prompt": 3}, TypeError, "prompt: expected str or None, got int"),
             ({"prompt": "<Prompt1>?"}, ValueError, "names <Prompt1>, but only 1 region is"),

@@ -15,7 +15,7 @@ import torch
 
 from fastregion import language
 from fastregion.language.decoder import IncrementalDecoder
-from fastregion.models import Captioner, Description, load
+from fastregion.models import Captioner, Description, RegionRequest, load
 from fastregion.models.description import Uniqueness
 from fastregion.models.unique import choose
 from fastregion.regions import Region
@@ -249,6 +249,19 @@ class TestEdges:
             assert one.uniqueness.rank == 2
             assert one.uniqueness.margin == 0
             assert one.uniqueness.nearest == other
+
+    def test_texts_up_to_the_end_of_the_context(
+        self, image: np.ndarray, regions: list[Region]
+    ) -> None:
+        captioner = MAKERS["gar"]()
+        prompts = captioner.encode(captioner.process(RegionRequest(image, tuple(regions[:2]))))
+        assert isinstance(prompts, language.PackedPrompts)
+        captioner.decoder.config.max_position_embeddings = int(prompts.positions.max()) + 6
+        found = unique(captioner, image, regions[:2], max_new_tokens=30)
+        for one in found:
+            assert len(one.token_ids) <= 6
+            assert one.uniqueness is not None
+            assert one.uniqueness.num_tokens <= 5
 
     def test_streams_are_refused(
         self, gar: Captioner, image: np.ndarray, regions: list[Region]
