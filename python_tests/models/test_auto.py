@@ -41,12 +41,6 @@ def test_systems_without_names_are_told(name: str) -> None:
         load(name)
 
 
-@pytest.mark.parametrize("name", ["URECA", "someone/ureca-8b"])
-def test_systems_without_a_known_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"model: URECA is loaded from a folder .* got .*{name}"):
-        load(name)
-
-
 @pytest.mark.parametrize("name", ["nothing", "fastregion/maxi", "", "a/damask", "garlic"])
 def test_unknown_names_list_what_is_known(name: str) -> None:
     with pytest.raises(ValueError, match=r"model: unknown name .*; available: fastregion/mini, "):
