@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,6 @@ from fastregion.language import (
     ReadPrompts,
     Tokenizer,
     append_tokens,
-    generate,
 )
 from fastregion.language.evaluating import evaluating
 from fastregion.models.base import Captioner
@@ -26,7 +26,14 @@ from fastregion.models.categories import Category
 from fastregion.models.inputs import single_image
 from fastregion.models.pix2cap import checkpoint
 from fastregion.models.pix2cap.caption_head import MAX_TOKENS
-from fastregion.models.pix2cap.captions import BEGIN, END, caption_ids, taught_logits, tidy
+from fastregion.models.pix2cap.captions import (
+    BEGIN,
+    END,
+    caption_ids,
+    likeliest_beams,
+    taught_logits,
+    tidy,
+)
 from fastregion.models.pix2cap.config import (
     MODEL_TYPE,
     NO_OBJECT,
@@ -43,6 +50,7 @@ from fastregion.models.pix2cap.postprocessing import (
 )
 from fastregion.models.pix2cap.processing import inference_size, normalise, pad_batch, resize
 from fastregion.models.pix2cap.region_queries import matching_queries, region_shares
+from fastregion.models.pix2cap.text_encoder import draw_sentences
 from fastregion.models.pix2cap.vocabulary import check_share, named_categories
 from fastregion.models.request import RegionRequest, Sampling, check_int
 from fastregion.models.segment import Segment
@@ -366,26 +374,15 @@ class Pix2CapCaptioner(Captioner):
                 f"num_beams: {self.model_id} searches without length_penalty, early_stopping and "
                 "stop"
             )
-        count, beams = len(prompts), sampling.num_beams
-        found = generate(
-            self.decoder,
-            prompts.select([index for index in range(count) for _ in range(beams)]),
+        found = likeliest_beams(
+            self.model.caption_head,
+            prompts,
+            num_beams=sampling.num_beams,
             max_new_tokens=sampling.max_new_tokens,
-            eos_token_ids=self.eos_token_ids,
-            first_ranks=[*range(beams)] * count,
+            end=self.tokenizer.token_id(END),
         )
-        best = [
-            max(found[index * beams : (index + 1) * beams], key=lambda one: sum(one.logprobs))
-            for index in range(count)
-        ]
         return [
-            GeneratedText(
-                one.token_ids,
-                one.logprobs,
-                one.finish_reason,
-                text=self.tokenizer.decode(one.token_ids),
-            )
-            for one in best
+            GeneratedText(**vars(one), text=self.tokenizer.decode(one.token_ids)) for one in found
         ]
 
     # ---- training ----
@@ -393,6 +390,11 @@ class Pix2CapCaptioner(Captioner):
     def taught(self, object_features: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The caption head under teacher forcing, as ``Pix2CapCriterion`` asks for it."""
         return taught_logits(self.model.caption_head, object_features, captions, self.tokenizer)
+
+    def drawn_text_embeddings(self, rng: np.random.Generator) -> Tensor:
+        """T for a step of training, ``[K + 1, dim_proj]``: of one drawn sentence for each class."""
+        sentences = draw_sentences(self.config.class_names, rng)
+        return self.model.text_encoder.embed_texts(sentences, self.class_tokenizer)
 
     # ---- inside ----
 

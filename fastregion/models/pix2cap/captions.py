@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastregion.language import Tokenizer
+from fastregion.language import Generated, PackedPrompts, Tokenizer, generate
 from fastregion.models.pix2cap.caption_head import MAX_TOKENS, CaptionHead
 
-__all__ = ["BEGIN", "END", "caption_ids", "taught_logits", "tidy"]
+__all__ = ["BEGIN", "END", "caption_ids", "likeliest_beams", "taught_logits", "tidy"]
 
 BEGIN, END = "[CLS]", "[SEP]"
 
@@ -52,6 +52,32 @@ def taught_logits(
     taught = torch.arange(1, longest, device=device) < lengths[:, None]
     logits = head(object_features, tokens)[:, :-1]
     return logits[taught], tokens[:, 1:][taught]
+
+
+def likeliest_beams(
+    head: CaptionHead, prompts: PackedPrompts, *, num_beams: int, max_new_tokens: int, end: int
+) -> list[Generated]:
+    """The published search: the best of the greedy continuations of the likeliest first words.
+
+    Args:
+        head: the caption head.
+        prompts: those of the captions.
+        num_beams: how many first words.
+        max_new_tokens: as for ``language.generate``.
+        end: id of the end token.
+    """
+    count = len(prompts)
+    found = generate(
+        head,
+        prompts.select([index for index in range(count) for _ in range(num_beams)]),
+        max_new_tokens=max_new_tokens,
+        eos_token_ids=end,
+        first_ranks=[*range(num_beams)] * count,
+    )
+    return [
+        max(found[first : first + num_beams], key=lambda one: sum(one.logprobs))
+        for first in range(0, len(found), num_beams)
+    ]
 
 
 def tidy(text: str) -> str:

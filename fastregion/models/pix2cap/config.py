@@ -240,16 +240,12 @@ class Pix2CapConfig:
             raise wrong("MODEL.DECODER.HIDDEN_DIM", "a multiple of 4", self.decoder.hidden_dim)
         if self.encoder.convs_dim % 32:
             raise wrong("MODEL.ENCODER.CONVS_DIM", "a multiple of 32", self.encoder.convs_dim)
-        if len(self.focal.depths) != 4:
-            raise wrong(
-                "MODEL.BACKBONE.FOCAL.DEPTHS", "those of four stages", list(self.focal.depths)
-            )
-        if self.decoder.num_object_queries < 2:
-            raise wrong(
-                "MODEL.DECODER.NUM_OBJECT_QUERIES",
-                "at least 2, one of them the class token",
-                self.decoder.num_object_queries,
-            )
+        depths = self.focal.depths
+        if len(depths) != 4:
+            raise wrong("MODEL.BACKBONE.FOCAL.DEPTHS", "those of four stages", list(depths))
+        count = self.decoder.num_object_queries
+        if count < 2:
+            raise wrong("MODEL.DECODER.NUM_OBJECT_QUERIES", "2 or more", count)
         if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
             raise wrong(
                 "class_names",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +23,7 @@ from fastregion.models.pix2cap.config import TextConfig
 from fastregion.models.pix2cap.templates import TEMPLATES
 from fastregion.ops import Linear
 
-__all__ = ["LanguageEncoder", "class_words", "normalised"]
+__all__ = ["LanguageEncoder", "class_words", "draw_sentences", "normalised"]
 
 _EPSILON = 1e-7  # of lengths
 _TEXTS_AT_A_TIME = 512  # bounds the memory of a long list of classes
@@ -34,6 +35,15 @@ def class_words(name: str) -> str:
     for suffix in _NOT_SAID:
         name = name.replace(suffix, "")
     return name
+
+
+def draw_sentences(names: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """For each class one of its sentences, as training reads them: commas and plus signs go."""
+    drawn = rng.integers(len(TEMPLATES), size=len(names)).tolist()
+    return [
+        TEMPLATES[index].format(class_words(name).replace(",", "").replace("+", " "))
+        for index, name in zip(drawn, names, strict=True)
+    ]
 
 
 def normalised(vectors: Tensor) -> Tensor:

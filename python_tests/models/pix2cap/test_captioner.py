@@ -13,6 +13,8 @@ from captioner_checks import check_batches
 from fastregion.models.pix2cap import Pix2CapCaptioner
 from fastregion.models.pix2cap import captioner as captioner_module
 from fastregion.models.pix2cap.region_queries import matching_queries
+from fastregion.models.pix2cap.templates import TEMPLATES
+from fastregion.models.pix2cap.text_encoder import draw_sentences
 from fastregion.models.segmentation import Segmenter
 from fastregion.regions import Region
 
@@ -86,6 +88,19 @@ def test_vocabularies_of_the_user(image: np.ndarray) -> None:
     with torch.no_grad():
         captioner.model.text_encoder.lang_proj.mul_(torch.linspace(0.1, 1, 16))
     assert not torch.allclose(captioner.text_embeddings(names), own), "weights have changed"
+
+
+def test_sentences_are_drawn_for_training() -> None:
+    names = ("sky-other-merged", "a, b+c")
+    drawn = draw_sentences(names, np.random.default_rng(0))
+    assert drawn != draw_sentences(names, np.random.default_rng(1))
+    assert drawn[0] in [template.format("sky") for template in TEMPLATES]
+    assert drawn[1] in [template.format("a b c") for template in TEMPLATES]
+    captioner = describing()
+    found = captioner.drawn_text_embeddings(np.random.default_rng(0))
+    assert found.shape == (len(tiny_pix2cap.CLASSES), 16)
+    assert found.requires_grad
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(len(found)))
 
 
 @pytest.mark.parametrize(
