@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import simt_module
@@ -72,20 +70,11 @@ def simt_missing() -> str | None:
     return None if SIMT else f"{simt_module.VARIABLE} is not set"
 
 
-def golden_missing() -> str | None:
-    """Why tests marked golden cannot run, or None."""
-    folder = os.environ.get("FASTREGION_GOLDEN")
-    if not folder:
-        return "FASTREGION_GOLDEN is not set"
-    return None if Path(folder).is_dir() else f"FASTREGION_GOLDEN: no such folder: {folder}"
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     slow = None if config.getoption("--slow") else "runs with --slow"
     reasons = {
         "slow": slow,
         "gpu": gpu_missing(),
-        "golden": golden_missing(),
         "simt": simt_missing(),
     }
     for item in items:

@@ -1,4 +1,8 @@
-"""Golden cases: found by what their ``case.json`` says, never by the names of their folders."""
+"""Golden cases: found by what their ``case.json`` says, never by the names of their folders.
+
+They lie below the folder that the environment variable FASTREGION_GOLDEN names; without it, a small
+selection of them below ``data/golden``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 VARIABLE = "FASTREGION_GOLDEN"
+_SELECTION = Path(__file__).parent / "data" / "golden"
 
 
 class GoldenCase:
@@ -40,14 +45,18 @@ class GoldenCase:
 
 def golden_cases(system: str, kind: str) -> pytest.MarkDecorator:
     """Parametrise a test over all cases of a kind, as its argument ``case``."""
-    root = os.environ.get(VARIABLE)
+    named = os.environ.get(VARIABLE)
+    if named and not Path(named).is_dir():
+        raise FileNotFoundError(f"{VARIABLE}: no such folder: {named}")
     found = []
-    for file in sorted(Path(root).rglob("case.json")) if root else ():
+    for file in sorted((Path(named) if named else _SELECTION).rglob("case.json")):
         about = json.loads(file.read_text(encoding="utf-8"))
         if (about.get("system"), about.get("kind")) == (system, kind):
             found.append(GoldenCase(file.parent))
     params = [pytest.param(case, marks=pytest.mark.golden, id=str(case)) for case in found]
-    # Without data one test remains, which conftest.py skips with its reason, or this mark.
-    missing = pytest.mark.skip(reason=f"{VARIABLE} has no case of {system} of the kind {kind!r}")
-    none = pytest.param(None, marks=[pytest.mark.golden, missing], id="none")
+    where = VARIABLE if named else f"{VARIABLE} is not set, and the selection"
+    reason = f"{where} has no case of {system} of the kind {kind!r}"
+    none = pytest.param(
+        None, marks=[pytest.mark.golden, pytest.mark.skip(reason=reason)], id="none"
+    )
     return pytest.mark.parametrize("case", params or [none])
