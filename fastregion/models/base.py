@@ -158,6 +158,14 @@ class Captioner(ABC):
     def append_text(self, prompts: PackedPrompts, texts: Sequence[str]) -> PackedPrompts:
         """Continue each prompt with a text, its tokens and the end token as labels."""
 
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise NotImplementedError or ValueError for what the model cannot do; asked first."""
+        return
+
+    def tidy(self, text: str) -> str:
+        """A decoded text as people write it."""
+        return text
+
     def generate(
         self,
         prompts: PackedPrompts | SharedPrompts | ReadPrompts,
@@ -263,6 +271,7 @@ class Captioner(ABC):
             early_stopping=early_stopping,
             stop=stop,
         )
+        self.check_sampling(sampling)
         if batch_size is None:
             batch_size = self.batch_size
         check_int("batch_size", batch_size, at_least=1)
@@ -344,6 +353,7 @@ class Captioner(ABC):
             early_stopping=early_stopping,
             stop=stop,
         )
+        self.check_sampling(sampling)
         if not isinstance(question, str):
             raise TypeError(f"question: expected str, got {type(question).__name__}")
         pixels = single_image(self, image)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,11 +129,12 @@ class PanopticFiles:
         }
         self.categories = {category.id: category for category in COCO_PANOPTIC}
         for entry in self._list(content, "categories", required=False):
-            category = Category(
-                self._value(entry, "id", int),
-                self._value(entry, "name", str),
-                isthing=bool(self._value(entry, "isthing", int)),
-            )
+            values = (self._value(entry, "id", int), self._value(entry, "name", str))
+            isthing = bool(self._value(entry, "isthing", int))
+            try:
+                category = Category(*values, isthing=isthing)
+            except (TypeError, ValueError) as error:
+                raise self._error(str(error)) from error
             self.categories[category.id] = category
         self._annotations: dict[int | str, Mapping[str, Any]] = {}
         for annotation in annotations:
@@ -232,7 +234,7 @@ def write_panoptic(
     images: Iterable[PanopticImage],
     png_folder: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Write COCO panoptic files, the PNGs first.
+    """Write COCO panoptic files, the PNGs first; each file appears whole or not at all.
 
     Args:
         json_file: in an existing folder.
@@ -264,7 +266,8 @@ def write_panoptic(
                 )
         ids = image.id_map()
         rgb = np.stack([(ids >> shift & 255).astype(np.uint8) for shift in (0, 8, 16)], axis=-1)
-        Image.fromarray(rgb).save(folder / name)
+        with _whole(folder / name) as scratch:
+            Image.fromarray(rgb).save(scratch, format="PNG")
         height, width = image.size
         about[image.image_id] = {
             "id": image.image_id,
@@ -285,9 +288,19 @@ def write_panoptic(
             for category in sorted(categories.values(), key=lambda category: category.id)
         ],
     }
-    scratch = target.with_name(f".{target.name}.part")  # the file appears whole or not at all
-    scratch.write_text(json.dumps(content), encoding="utf-8")
-    scratch.replace(target)
+    with _whole(target) as scratch:
+        scratch.write_text(json.dumps(content), encoding="utf-8")
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """Where to write a file that appears whole or not at all."""
+    scratch = file.with_name(f".{file.name}.part")
+    try:
+        yield scratch
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _segment_info(segment: Segment) -> dict[str, Any]:

@@ -165,6 +165,10 @@ def test_unknown_categories_and_images(files: Path) -> None:
             lambda c: c["annotations"][0]["segments_info"][0].update(caption=3),
             "caption of segment 1 of image 7 must be text",
         ),
+        (
+            lambda c: c["categories"].append({"id": 3, "name": " ", "isthing": 1}),
+            "category: the name of 3 is blank",
+        ),
     ],
 )
 def test_json_of_another_form(
@@ -226,3 +230,22 @@ def test_segments_that_make_no_map(tmp_path: Path) -> None:
     assert not (tmp_path / "out.json").exists()
     with pytest.raises(NotADirectoryError, match="annotations: no such folder"):
         write_panoptic(tmp_path / "nowhere" / "out.json", [one])
+
+
+def test_files_appear_whole_or_not_at_all(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    first, second = two_images()
+    other = PanopticImage(7, "a.jpg", SIZE, boxes((3, COCO_PANOPTIC[0], (0, 0, 5, 5))))
+
+    def torn(self: Image.Image, path: Path, **_: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", torn)
+        with pytest.raises(OSError, match="no space left"):
+            write_panoptic(files, [other, second])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
+    assert PanopticFiles(files).read(7).segments == first.segments

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -34,12 +34,8 @@ from fastregion.models.pix2cap.captions import (
     taught_logits,
     tidy,
 )
-from fastregion.models.pix2cap.config import (
-    MODEL_TYPE,
-    NO_OBJECT,
-    InferenceConfig,
-    Pix2CapConfig,
-)
+from fastregion.models.pix2cap.class_vectors import ClassVectors
+from fastregion.models.pix2cap.config import MODEL_TYPE, InferenceConfig, Pix2CapConfig
 from fastregion.models.pix2cap.modeling import SIZE_DIVISOR, Pix2CapModel
 from fastregion.models.pix2cap.output import STRIDE, Pix2CapOutput
 from fastregion.models.pix2cap.postprocessing import (
@@ -48,37 +44,27 @@ from fastregion.models.pix2cap.postprocessing import (
     resize_masks,
     segments,
 )
-from fastregion.models.pix2cap.processing import inference_size, normalise, pad_batch, resize
+from fastregion.models.pix2cap.processing import (
+    Pix2CapBatch,
+    inference_size,
+    normalise,
+    pad_batch,
+    resize,
+)
 from fastregion.models.pix2cap.region_queries import matching_queries, region_shares
 from fastregion.models.pix2cap.text_encoder import draw_sentences
-from fastregion.models.pix2cap.vocabulary import check_share, named_categories
-from fastregion.models.request import RegionRequest, Sampling, check_int
+from fastregion.models.pix2cap.vocabulary import check_beams, named_categories, with_thresholds
+from fastregion.models.request import RegionRequest, Sampling
 from fastregion.models.segment import Segment
 from fastregion.models.shared_prompts import SharedPrompts
 from fastregion.models.weights import Layout, load_weights
-from fastregion.regions import Region
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Pix2CapBatch", "Pix2CapCaptioner"]
+__all__ = ["Pix2CapCaptioner"]
 
 _OUTPUT = "output"  # of an image's predictions, among what a request keeps
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pix2CapBatch:
-    """What ``Pix2CapCaptioner.encode`` takes.
-
-    Attributes:
-        image: uint8 RGB ``[H, W, 3]``.
-        regions: what is captioned.
-        kept: the image's predictions, once they have been made.
-    """
-
-    image: RgbImage
-    regions: tuple[Region, ...]
-    kept: dict[Any, Any]
 
 
 class Pix2CapCaptioner(Captioner):
@@ -127,8 +113,7 @@ class Pix2CapCaptioner(Captioner):
                     f"{name}: must have at most the {expected} tokens of the config, got {found}"
                 )
         self.class_tokenizer = class_tokenizer
-        self._text_embeddings: dict[tuple[str, ...], Tensor] = {}
-        self._text_weights: tuple[tuple[int, int], ...] = ()  # those that the vectors are of
+        self._class_vectors = ClassVectors(class_tokenizer)
         super().__init__(config, tokenizer, model_id=model_id)
 
     @classmethod
@@ -226,14 +211,8 @@ class Pix2CapCaptioner(Captioner):
         elif stuff:
             raise ValueError("stuff: must be among classes, which are the model's own")
         beams = self.config.text_decoder.beam_size if num_beams is None else num_beams
-        check_int("num_beams", beams, at_least=1)
-        inference = self.config.inference
-        if mask_threshold is not None:
-            least = check_share("mask_threshold", mask_threshold)
-            inference = replace(inference, object_mask_threshold=least)
-        if overlap_threshold is not None:
-            least = check_share("overlap_threshold", overlap_threshold)
-            inference = replace(inference, overlap_threshold=least)
+        check_beams(beams, self.config.text_decoder.vocab_size)
+        inference = with_thresholds(self.config.inference, mask_threshold, overlap_threshold)
         pixels = single_image(self, image)
         with evaluating(self.model), torch.inference_mode():
             text_embeddings = self.text_embeddings([category.name for category in categories])
@@ -297,20 +276,11 @@ class Pix2CapCaptioner(Captioner):
         return self.generate(prompts, _sampling(num_beams), None)
 
     def text_embeddings(self, names: Sequence[str]) -> Tensor:
-        """T, ``[len(names) + 1, dim_proj]``: vectors of class names, and that of "no object".
+        """T, ``[len(names) + 1, dim_proj]``: vectors of class names, and that of"no object".
 
-        They are kept while the text encoder stays as it is.
+        Those that were asked for last are kept, while the text encoder stays as it is.
         """
-        encoder = self.model.text_encoder
-        weights = tuple((id(weight), weight._version) for weight in encoder.parameters())
-        if weights != self._text_weights:
-            self._text_weights = weights
-            self._text_embeddings.clear()
-        key = (*names, NO_OBJECT)
-        if key not in self._text_embeddings:
-            with evaluating(encoder), torch.inference_mode():
-                self._text_embeddings[key] = encoder.embed_classes(key, self.class_tokenizer)
-        return self._text_embeddings[key].to(self.device)
+        return self._class_vectors.of(self.model.text_encoder, names)
 
     # ---- captions of given regions ----
 
@@ -354,26 +324,34 @@ class Pix2CapCaptioner(Captioner):
         sampling: Sampling,
         generator: torch.Generator | None,
     ) -> list[GeneratedText]:
-        """Captions, tidied up; with several beams, by the published search.
-
-        Raises:
-            NotImplementedError: with beams, a length penalty, early stopping or stop strings.
-        """
+        """Captions, tidied up; with several beams, by the published search."""
         if sampling.num_beams == 1:
             found = super().generate(prompts, sampling, generator)
         else:
-            assert isinstance(prompts, PackedPrompts)
+            assert not isinstance(prompts, SharedPrompts), "encode() makes none"
             found = self._search(prompts, sampling)
-        return [replace(one, text=tidy(one.text)) for one in found]
+        return [replace(one, text=self.tidy(one.text)) for one in found]
 
-    def _search(self, prompts: PackedPrompts, sampling: Sampling) -> list[GeneratedText]:
-        """The likeliest of the greedy continuations of each of the likeliest first words."""
+    def tidy(self, text: str) -> str:
+        """Without the spaces that decoding leaves around punctuation."""
+        return tidy(text)
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """With beams: neither length penalty, early stopping nor stop strings; a token for each."""
+        if sampling.num_beams == 1:
+            return
         plain = _sampling(sampling.num_beams, sampling.max_new_tokens)
         if replace(sampling, seed=None) != plain:
             raise NotImplementedError(
                 f"num_beams: {self.model_id} searches without length_penalty, early_stopping and "
                 "stop"
             )
+        check_beams(sampling.num_beams, self.config.text_decoder.vocab_size)
+
+    def _search(
+        self, prompts: PackedPrompts | ReadPrompts, sampling: Sampling
+    ) -> list[GeneratedText]:
+        """The likeliest of the greedy continuations of each of the likeliest first words."""
         found = likeliest_beams(
             self.model.caption_head,
             prompts,
@@ -407,7 +385,8 @@ class Pix2CapCaptioner(Captioner):
         """Predictions for one picture, and its size in the network, without padding."""
         size = inference_size(image.shape[:2])
         pixels = torch.from_numpy(resize(image, size)).permute(2, 0, 1).to(self.device)
-        batch = pad_batch([normalise(pixels)], SIZE_DIVISOR)
+        normal = normalise(pixels, self.config.pixel_mean, self.config.pixel_std)
+        batch = pad_batch([normal], SIZE_DIVISOR)
         output: Pix2CapOutput = self.model(
             batch.to(self.model.predictor.class_embed.dtype), text_embeddings
         )

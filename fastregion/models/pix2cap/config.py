@@ -11,7 +11,17 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fastregion.models.categories import COCO_PANOPTIC, Category
-from fastregion.models.config_values import check_int, check_keys, required, wrong
+from fastregion.models.config_values import check_int, required, wrong
+from fastregion.models.pix2cap.output import STRIDE
+from fastregion.models.pix2cap.published_keys import (
+    FIXED,
+    check_number,
+    inside,
+    read_section,
+    read_values,
+    section,
+    tuple_of,
+)
 from fastregion.vision.focalnet import FocalNetConfig
 
 __all__ = [
@@ -141,49 +151,11 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], type[Any]]] = {
     "text": (("MODEL", "TEXT"), TextConfig),
     "text_decoder": (("MODEL", "TEXT_DECODER"), TextDecoderConfig),
 }
+_PIXELS = ("pixel_mean", "pixel_std")
 _INFERENCE = {
     "object_mask_threshold": ("MODEL", "DECODER", "TEST"),
     "overlap_threshold": ("MODEL", "DECODER", "TEST"),
     "detections_per_image": ("COCO", "TEST"),
-}
-# Keys of which only one value is computed here, by section.
-_FIXED: dict[str, dict[str, Any]] = {
-    "focal": {
-        "PATCH_NORM": True,
-        "USE_CONV_EMBED": True,
-        "SCALING_MODULATOR": True,
-        "USE_POSTLN": True,
-        "USE_POSTLN_IN_MODULATION": False,
-        "USE_LAYERSCALE": True,
-        "DROP_RATE": 0.0,
-        "OUT_INDICES": [0, 1, 2, 3],
-    },
-    "encoder": {"NAME": "transformer_encoder_fpn", "NORM": "GN", "COMMON_STRIDE": 4},
-    "decoder": {
-        "TRANSFORMER_IN_FEATURE": "multi_scale_pixel_decoder",
-        "DROPOUT": 0.0,
-        "PRE_NORM": False,
-        "ENFORCE_INPUT_PROJ": False,
-        "SIZE_DIVISIBILITY": 32,
-    },
-    "text": {"TOKENIZER": "clip", "AUTOGRESSIVE": True},
-    "text_decoder": {"MASK_FUTURE_POSITIONS": True, "PADDING_IDX": 0, "DECODER_TYPE": "bert_en"},
-}
-# Published keys that have no effect on the network, or none at all, by section.
-_WITHOUT_EFFECT = {
-    "focal": "PRETRAIN_IMG_SIZE OUT_FEATURES USE_CHECKPOINT",
-    "encoder": "IGNORE_VALUE NUM_CLASSES LOSS_WEIGHT IN_FEATURES BINARY_CLASSES DEFORMABLE_"
-    "TRANSFORMER_ENCODER_IN_FEATURES DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS "
-    "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS TOTAL_NUM_FEATURE_LEVELS NUM_FEATURE_LEVELS "
-    "FEATURE_ORDER",
-    "decoder": "NAME MASK FROZEX DETECTION DENSECAPTION DEEP_SUPERVISION BBOX_WEIGHT GIOU_WEIGHT "
-    "TEST BACKBONER_WEIGHT CAPTION_WEIGHT CAPTIONING_WEIGHT RETRIEVAL_WEIGHT COST_SPATIAL COSINE "
-    "CAPTION CAPTIONING RETRIEVAL GROUNDING SPATIAL OPENIMAGE TOP_MASK_LAYERS TOP_CAPTION_LAYERS "
-    "TOP_CAPTIONING_LAYERS TOP_RETRIEVAL_LAYERS TOP_GROUNDING_LAYERS TOP_DETECTION_LAYERS "
-    "GCLASS_WEIGHT GMASK_WEIGHT GDICE_WEIGHT OCLASS_WEIGHT OMASK_WEIGHT ODICE_WEIGHT "
-    "GROUNDING_WEIGHT DECODER_WEIGHT IGNORE_VALUE",
-    "text": "ARCH NAME",
-    "text_decoder": "USE_ACT_CHECKPOINT MAX_STEPS",
 }
 
 
@@ -209,6 +181,7 @@ class Pix2CapConfig:
         text_decoder: caption head.
         inference: thresholds.
         dim_proj: width in which queries and class names are compared.
+        pixel_mean, pixel_std: of red, green and blue in 0..255; pixels are normalised by them.
         class_names: names of the K classes, and of "no object" at the end.
         thing_contiguous_ids: indices of the classes that are things.
     """
@@ -220,6 +193,8 @@ class Pix2CapConfig:
     text_decoder: TextDecoderConfig = field(default_factory=TextDecoderConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     dim_proj: int = 512
+    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
     class_names: tuple[str, ...] = field(default_factory=_coco_names)
     thing_contiguous_ids: tuple[int, ...] = field(default_factory=_coco_things)
 
@@ -243,9 +218,19 @@ class Pix2CapConfig:
         depths = self.focal.depths
         if len(depths) != 4:
             raise wrong("MODEL.BACKBONE.FOCAL.DEPTHS", "those of four stages", list(depths))
+        if self.focal.patch_size != STRIDE:
+            raise wrong("MODEL.BACKBONE.FOCAL.PATCH_SIZE", str(STRIDE), self.focal.patch_size)
+        for name in _PIXELS:
+            if len(getattr(self, name)) != 3:
+                where = f"INPUT.{name.upper()}"
+                raise wrong(where, "a number for red, green and blue", list(getattr(self, name)))
+        if 0 in self.pixel_std:
+            raise wrong("INPUT.PIXEL_STD", "numbers above 0", list(self.pixel_std))
         count = self.decoder.num_object_queries
         if count < 2:
             raise wrong("MODEL.DECODER.NUM_OBJECT_QUERIES", "2 or more", count)
+        if not all(isinstance(name, str) and name.strip() for name in self.class_names):
+            raise wrong("class_names", "words", list(self.class_names))
         if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
             raise wrong(
                 "class_names",
@@ -253,6 +238,7 @@ class Pix2CapConfig:
                 list(self.class_names),
             )
         for index in self.thing_contiguous_ids:
+            check_int("thing_contiguous_ids", index, 0)
             if not 0 <= index < self.num_classes:
                 raise wrong(
                     "thing_contiguous_ids", f"indices below the {self.num_classes} classes", index
@@ -267,10 +253,13 @@ class Pix2CapConfig:
     def categories(self) -> tuple[Category, ...]:
         """The K classes: those of COCO panoptic with their ids, others counted from 1."""
         names = self.class_names[:-1]
-        if names == _coco_names()[:-1]:
-            return COCO_PANOPTIC
+        is_coco = names == _coco_names()[:-1]
         return tuple(
-            Category(index + 1, name, index in self.thing_contiguous_ids)
+            Category(
+                COCO_PANOPTIC[index].id if is_coco else index + 1,
+                name,
+                index in self.thing_contiguous_ids,
+            )
             for index, name in enumerate(names)
         )
 
@@ -287,13 +276,14 @@ class Pix2CapConfig:
             "thing_contiguous_ids": list(self.thing_contiguous_ids),
         }
         for name, (path, kind) in _SECTIONS.items():
-            section = _inside(values, path)
-            section |= _FIXED[name]
+            given = inside(values, path)
+            given |= FIXED[name]
             for one in fields(kind):
                 value = getattr(getattr(self, name), one.name)
-                section[one.name.upper()] = list(value) if isinstance(value, tuple) else value
+                given[one.name.upper()] = list(value) if isinstance(value, tuple) else value
         for name, path in _INFERENCE.items():
-            _inside(values, path)[name.upper()] = getattr(self.inference, name)
+            inside(values, path)[name.upper()] = getattr(self.inference, name)
+        values["INPUT"] = {name.upper(): list(getattr(self, name)) for name in _PIXELS}
         values["MODEL"]["DIM_PROJ"] = self.dim_proj
         values["MODEL"]["ENCODER"]["NUM_CLASSES"] = self.num_classes
         return values
@@ -303,7 +293,7 @@ class Pix2CapConfig:
         """Read the published tree, or the keys of :meth:`to_dict`.
 
         Of sections that do not shape the network, and of the root, unknown keys are without effect.
-        Our keys, and ``COCO``, may be left out; those of the published settings then count.
+        Our keys, ``INPUT`` and ``COCO`` may be left out; the published settings then count.
 
         Raises:
             ValueError: a key is missing or unknown, or a value does not fit; the message names the
@@ -312,88 +302,42 @@ class Pix2CapConfig:
         """
         read: dict[str, Any] = {}
         for name, (path, kind) in _SECTIONS.items():
-            read[name] = _read_section(name, path, kind, _section(values, path))
+            read[name] = read_section(name, path, kind, section(values, path))
         read["inference"] = _read_inference(values)
-        model = _section(values, ("MODEL",))
+        model = section(values, ("MODEL",))
         check_int("MODEL.DIM_PROJ", required("MODEL.", model, "DIM_PROJ"), 1)
+        for name, value in read_values(values, ("INPUT",), _PIXELS).items():
+            read[name] = tuple_of(f"INPUT.{name.upper()}", value)
+            for number in read[name]:
+                check_number(f"INPUT.{name.upper()}", number)
         for name in ("class_names", "thing_contiguous_ids"):
             if name in values:
-                read[name] = _tuple(name, values[name])
+                read[name] = tuple_of(name, values[name])
         config = cls(dim_proj=model["DIM_PROJ"], **read)
         declared = model["ENCODER"].get("NUM_CLASSES", config.num_classes)
         if declared != config.num_classes:
             raise wrong(
                 "MODEL.ENCODER.NUM_CLASSES", f"the {config.num_classes} of class_names", declared
             )
-        return config
-
-
-def _inside(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    for key in path:
-        values = values.setdefault(key, {})
-    return values
-
-
-def _section(values: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:
-    where = ""
-    for key in path:
-        values = required(where, values, key)
-        where += f"{key}."
-        if not isinstance(values, Mapping):
-            raise wrong(where.rstrip("."), "an object", values)
-    return values
-
-
-def _read_section(
-    name: str, path: tuple[str, ...], kind: type[Any], given: Mapping[str, Any]
-) -> Any:
-    where = ".".join(path) + "."
-    defaults = {one.name: getattr(kind(), one.name) for one in fields(kind)}
-    fixed = _FIXED[name]
-    known = [*(key.upper() for key in defaults), *fixed, *_WITHOUT_EFFECT[name].split()]
-    check_keys(where, given, known)
-    for key, supported in fixed.items():
-        value = given.get(key, supported)
-        if value != supported:
+        top = model["DECODER"].get("TOP_MASK_LAYERS", config.decoder.dec_layers)
+        check_int("MODEL.DECODER.TOP_MASK_LAYERS", top, 1)
+        if top < config.decoder.dec_layers:
             raise NotImplementedError(
-                f"config.json: {where}{key} must be {supported!r}, got {value!r}"
+                "config.json: MODEL.DECODER.TOP_MASK_LAYERS must be at least the "
+                f"{config.decoder.dec_layers} of DEC_LAYERS, got {top}"
             )
-    read: dict[str, Any] = {}
-    for key, default in defaults.items():
-        value = given.get(key.upper(), default)
-        full = where + key.upper()
-        if isinstance(default, tuple):
-            value = _tuple(full, value)
-            for number in value:
-                check_int(full, number, 1)
-        elif isinstance(default, int):
-            check_int(full, value, 1)
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise wrong(full, "a number of at least 0", value)
-        read[key] = value
-    try:
-        return kind(**read)
-    except ValueError as error:
-        raise ValueError(f"config.json: {where}{error}") from error
+        return config
 
 
 def _read_inference(values: Mapping[str, Any]) -> InferenceConfig:
     """Those of the thresholds that are given; the published ones for the others."""
-    read = vars(InferenceConfig()).copy()
+    read: dict[str, Any] = {}
     for name, path in _INFERENCE.items():
-        found: Any = values
-        for key in path:
-            found = found.get(key, {}) if isinstance(found, Mapping) else None
-        if not isinstance(found, Mapping):
-            raise wrong(".".join(path), "an object", found)
-        value = found.get(name.upper(), read[name])
-        if isinstance(value, bool) or not isinstance(value, type(read[name])) or value < 0:
-            raise wrong(f"{'.'.join(path)}.{name.upper()}", "a number of at least 0", value)
-        read[name] = value
+        for value in read_values(values, path, [name]).values():
+            where = f"{'.'.join(path)}.{name.upper()}"
+            if isinstance(getattr(InferenceConfig(), name), int):
+                check_int(where, value, 1)
+            else:
+                check_number(where, value, 1)
+            read[name] = value
     return InferenceConfig(**read)
-
-
-def _tuple(name: str, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise wrong(name, "a list", value)
-    return tuple(value)

@@ -136,9 +136,16 @@ def merge_segments(
     count = len(kept.queries)
     if count == 0:
         return panoptic, merged
-    probabilities = mask_logits.float().sigmoid()  # [N, H, W]
-    owner = (kept.scores[:, None, None] * probabilities).argmax(0)  # the first of equals
-    own = probabilities >= 0.5
+    # One query at a time: N maps of a photo's size in float32 take gigabytes.
+    own = torch.empty(mask_logits.shape, dtype=torch.bool, device=mask_logits.device)
+    best = torch.full(mask_logits.shape[1:], -1.0, device=mask_logits.device)
+    owner = torch.zeros(mask_logits.shape[1:], dtype=torch.long, device=mask_logits.device)
+    for row, logits in enumerate(mask_logits):
+        probabilities = logits.float().sigmoid()  # [H, W]
+        torch.ge(probabilities, 0.5, out=own[row])
+        weighted = kept.scores[row] * probabilities
+        owner.masked_fill_(weighted > best, row)  # the first of equals
+        best = torch.maximum(best, weighted)
     owned_areas = owner.flatten().bincount(minlength=count).tolist()
     own_areas = own.flatten(1).sum(1).tolist()
     classes, queries = kept.classes.tolist(), kept.queries.tolist()

@@ -8,6 +8,8 @@ bottom with zeros to a multiple of 32. No part of the model is told what is padd
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,12 +17,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastregion.images import RgbImage, resize_image
+from fastregion.regions import Region
 
-__all__ = ["PIXEL_MEAN", "PIXEL_STD", "inference_size", "normalise", "pad_batch", "resize"]
+__all__ = ["Pix2CapBatch", "inference_size", "normalise", "pad_batch", "resize"]
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
 _SHORT_SIDE, _LONG_SIDE = 800, 1333
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pix2CapBatch:
+    """What ``Pix2CapCaptioner.encode`` takes.
+
+    Attributes:
+        image: uint8 RGB ``[H, W, 3]``.
+        regions: what is captioned.
+        kept: the image's predictions, once they have been made.
+    """
+
+    image: RgbImage
+    regions: tuple[Region, ...]
+    kept: dict[Any, Any]
 
 
 def inference_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -39,9 +55,7 @@ def resize(image: RgbImage, size: tuple[int, int]) -> RgbImage:
     return resize_image(image, size, Image.Resampling.BILINEAR)
 
 
-def normalise(
-    pixels: Tensor, mean: Sequence[float] = PIXEL_MEAN, std: Sequence[float] = PIXEL_STD
-) -> Tensor:
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 ``[3, H, W]`` to float32, ``(pixels - mean) / std`` per channel."""
     shape = (-1, 1, 1)
     centre = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(shape)

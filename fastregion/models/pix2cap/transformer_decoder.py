@@ -210,8 +210,8 @@ def outside_masks(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
         mask_logits: ``[B, Q, H, W]``.
         size: h and w.
     """
-    resized = F.interpolate(
-        mask_logits.detach(), size, mode="bicubic", align_corners=False, antialias=True
+    resized = F.interpolate(  # in float32: CPUs have no other antialiased resizing
+        mask_logits.detach().float(), size, mode="bicubic", align_corners=False, antialias=True
     )
     return resized.flatten(2).sigmoid() < 0.5
 

@@ -113,6 +113,10 @@ def test_sentences_are_drawn_for_training() -> None:
         ({"classes": [" "]}, ValueError, "classes: must be different words"),
         ({"classes": ["background"]}, ValueError, "classes: .* not 'background'"),
         ({"classes": ["dog"], "stuff": ["sky"]}, ValueError, "stuff: must be among .* got 'sky'"),
+        ({"classes": ["-other"]}, ValueError, "classes: must be different words"),
+        ({"classes": ["dog"], "stuff": "dog"}, TypeError, "stuff: expected some of classes, got"),
+        ({"classes": ["dog"], "stuff": 3}, TypeError, "stuff: expected some of classes, got int"),
+        ({"num_beams": 99}, ValueError, "num_beams: must be at most the 26 tokens .* got 99"),
         ({"stuff": ["sky"]}, ValueError, "stuff: must be among classes"),
         ({"num_beams": 0}, ValueError, "num_beams: must be at least 1, got 0"),
         ({"mask_threshold": 1.5}, ValueError, r"mask_threshold: must be in 0\.\.1, got 1\.5"),
@@ -154,7 +158,7 @@ def test_the_network_runs_once_for_an_image(
     monkeypatch.setattr(captioner.model.backbone, "forward", counted)
     captioner.describe(image, [BOX, (0, 0, 20, 20), (30, 10, 50, 50)], batch_size=1)
     assert count == 1
-    assert not captioner._text_embeddings, "no class is asked for"
+    assert not len(captioner._class_vectors), "no class is asked for"
 
 
 def test_a_segment_is_told_as_in_segment(image: np.ndarray) -> None:
@@ -197,11 +201,70 @@ def test_details_beams_and_score(image: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"length_penalty": 2.0}, {"early_stopping": True}, {"stop": "dog"}]
+    ("settings", "error", "message"),
+    [
+        ({"length_penalty": 2.0}, NotImplementedError, "num_beams: pix2cap searches without"),
+        ({"early_stopping": True}, NotImplementedError, "num_beams: pix2cap searches without"),
+        ({"stop": "dog"}, NotImplementedError, "num_beams: pix2cap searches without"),
+        ({"num_beams": 27}, ValueError, "num_beams: must be at most the 26 tokens .* got 27"),
+        ({"num_beams": 1, "share": "prompts"}, NotImplementedError, "share: pix2cap needs an"),
+    ],
 )
-def test_the_published_search_has_no_settings(image: np.ndarray, settings: dict[str, Any]) -> None:
-    with pytest.raises(NotImplementedError, match="num_beams: pix2cap searches without"):
-        describing().describe(image, BOX, num_beams=2, **settings)
+def test_what_cannot_be_asked_is_said_before_any_work(
+    image: np.ndarray, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    captioner = Pix2CapCaptioner(tiny_pix2cap.config(), *tiny_pix2cap.tokenizer_pair())
+    with pytest.raises(error, match=message):  # there are no weights
+        captioner.describe(image, BOX, **{"num_beams": 2, **settings})
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_unique_captions(image: np.ndarray, num_beams: int) -> None:
+    captioner = describing()
+    boxes = [BOX, (0, 0, 20, 20), (30, 10, 50, 50)]
+    found = captioner.describe(
+        image, boxes, unique=True, num_beams=num_beams, batch_size=2, return_details=True
+    )
+    for index, one in enumerate(found):
+        assert one.text
+        assert one.text == captioner.tidy(one.text)
+        scores = captioner.score(image, boxes, [one.text] * len(boxes))
+        assert one.uniqueness.index == index
+        assert one.uniqueness.scores == pytest.approx(scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision(image: np.ndarray, dtype: torch.dtype) -> None:
+    """Random weights tell nothing about captions; masks are as close as the dtype lets them be."""
+    captioner, rounded = describing(), describing()
+    rounded.model.to(dtype)
+    names = ["dog", "sky"]
+    with torch.inference_mode():
+        exact, _ = captioner._predict(image, captioner.text_embeddings(names))
+        found, _ = rounded._predict(image, rounded.text_embeddings(names))
+    assert found.mask_logits.dtype == dtype
+    # Of the learned queries' share, before masks that round to the other side change what is seen.
+    same = ((found.mask_logits > 0) == (exact.mask_logits > 0)).float().mean()
+    assert same > 0.8
+    assert all(rounded.describe(image, [BOX, (0, 0, 20, 20)]))
+    assert all(segment.caption for segment in rounded.segment(image))
+
+
+def test_pixels_are_normalised_as_the_settings_say(image: np.ndarray) -> None:
+    captioner, other = describing(), tiny_pix2cap.captioner(3, pixel_mean=(0.0, 0.0, 0.0))
+    vectors = captioner.text_embeddings(["dog"])
+    with torch.inference_mode():
+        one, another = captioner._predict(image, vectors)[0], other._predict(image, vectors)[0]
+    assert not torch.allclose(one.mask_logits, another.mask_logits)
+
+
+def test_vectors_of_a_few_vocabularies_are_kept() -> None:
+    captioner = describing()
+    first = captioner.text_embeddings(["dog"])
+    for name in "abcdefghijklmnopqrst":
+        captioner.text_embeddings([name])
+        assert captioner.text_embeddings(["dog"]) is first  # asked for again and again
+    assert len(captioner._class_vectors) == 16
 
 
 def test_no_questions(image: np.ndarray) -> None:

@@ -41,9 +41,21 @@ def test_categories() -> None:
     ]
 
 
+def test_things_of_coco_are_those_of_the_settings() -> None:
+    found = Pix2CapConfig(thing_contiguous_ids=(0,)).categories
+    assert [one.id for one in found] == [one.id for one in COCO_PANOPTIC]
+    assert [one.name for one in found if one.isthing] == ["person"]
+
+
+def test_whole_numbers_are_thresholds_too() -> None:
+    values = Pix2CapConfig().to_dict()
+    values["MODEL"]["DECODER"]["TEST"]["OVERLAP_THRESHOLD"] = 1
+    assert Pix2CapConfig.from_dict(values).inference.overlap_threshold == 1
+
+
 def test_keys_that_may_be_left_out() -> None:
     values = Pix2CapConfig().to_dict()
-    for key in ("COCO", "class_names", "thing_contiguous_ids", "model_type"):
+    for key in ("COCO", "INPUT", "class_names", "thing_contiguous_ids", "model_type"):
         del values[key]
     del values["MODEL"]["DECODER"]["TEST"]["OVERLAP_THRESHOLD"]
     assert Pix2CapConfig.from_dict(values) == Pix2CapConfig()
@@ -80,8 +92,22 @@ def test_keys_that_may_be_left_out() -> None:
         (("MODEL", "TEXT_DECODER"), None, ValueError, "'MODEL.TEXT_DECODER' is missing"),
         (("MODEL", "TEXT"), [], ValueError, r"MODEL\.TEXT must be an object"),
         (("MODEL", "DECODER", "TEST"), 3, ValueError, r"MODEL\.DECODER\.TEST must be an object"),
-        (("COCO", "TEST", "DETECTIONS_PER_IMAGE"), 0.5, ValueError, "PER_IMAGE must be a number"),
+        (("COCO", "TEST", "DETECTIONS_PER_IMAGE"), 0.5, ValueError, "PER_IMAGE must be an integer"),
         (("class_names",), ["a", "a"], ValueError, "class_names must be different names"),
+        (("class_names",), ["a", 3, "b"], ValueError, "class_names must be words"),
+        (("thing_contiguous_ids",), ["0"], ValueError, "contiguous_ids must be an integer"),
+        (
+            ("MODEL", "DECODER", "TEST", "OVERLAP_THRESHOLD"),
+            1.5,
+            ValueError,
+            r"THRESHOLD must be a number in 0\.\.1, got 1\.5",
+        ),
+        (("MODEL", "DECODER", "TOP_MASK_LAYERS"), 3, NotImplementedError, "TOP_MASK_LAYERS must"),
+        (("MODEL", "BACKBONE", "FOCAL", "PATCH_SIZE"), 8, ValueError, "PATCH_SIZE must be 4"),
+        (("INPUT", "PIXEL_MEAN"), [1.0], ValueError, "PIXEL_MEAN must be a number for red"),
+        (("INPUT", "PIXEL_STD"), [1, 0, 1], ValueError, "PIXEL_STD must be numbers above 0"),
+        (("INPUT", "PIXEL_STD"), "1", ValueError, "PIXEL_STD must be a list"),
+        (("INPUT",), 3, ValueError, "INPUT must be an object"),
         (("thing_contiguous_ids",), [133], ValueError, "indices below the 133 classes, got 133"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastregion.models.categories import COCO_PANOPTIC
+from fastregion.models.pix2cap import Pix2CapConfig
 from fastregion.models.pix2cap.augmentation import Augmentation, may_be_learned, training_view
 from fastregion.models.pix2cap.processing import inference_size, normalise, pad_batch, resize
 from fastregion.models.segment import Segment
@@ -35,7 +36,8 @@ def test_a_batch_is_padded_with_zeros_after_normalising() -> None:
         torch.from_numpy(RNG.integers(0, 256, (3, *size), dtype=np.uint8))
         for size in ((33, 20), (10, 64))
     ]
-    batch = pad_batch([normalise(image) for image in pixels])
+    config = Pix2CapConfig()
+    batch = pad_batch([normalise(image, config.pixel_mean, config.pixel_std) for image in pixels])
     assert batch.shape == (2, 3, 64, 64)
     assert batch.dtype == torch.float32
     assert batch[0, :, 33:].count_nonzero() == batch[0, :, :, 20:].count_nonzero() == 0

@@ -38,7 +38,8 @@ def test_the_loss_falls_and_the_backbone_stays() -> None:
     pixels = torch.from_numpy(view[:90, :120]).permute(2, 0, 1)
     targets = Targets(targets.classes, targets.masks[:, :90, :120], targets.captions)
     assert targets.masks.flatten(1).any(1).all()
-    batch = pad_batch([normalise(pixels)])
+    config = captioner.config
+    batch = pad_batch([normalise(pixels, config.pixel_mean, config.pixel_std)])
 
     model = captioner.model
     freeze_as_published(model, captioner.layout.published)
