@@ -26,6 +26,7 @@ from fastregion.language import (
     PackedPrompts,
     ReadPrompts,
     Tokenizer,
+    beam_texts,
     generate_text,
 )
 from fastregion.models import checkpoint
@@ -172,6 +173,19 @@ class Captioner(ABC):
             eos_token_ids=self.eos_token_ids,
             generator=generator,
             **sampling.whole(),
+        )
+
+    def candidates(self, prompts: ReadPrompts, sampling: Sampling) -> list[list[GeneratedText]]:
+        """Write several texts for each prompt, the best first: all that a beam search ended with.
+
+        A model that changes the texts of ``generate`` overrides it too.
+        """
+        return beam_texts(
+            self.decoder,
+            prompts,
+            self.tokenizer,
+            eos_token_ids=self.eos_token_ids,
+            **sampling.beams(),
         )
 
     # ---- what every captioner can do ----

@@ -32,12 +32,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from fastregion import language
 from fastregion.language import GeneratedText, PackedPrompts, ReadPrompts
+from fastregion.language.decoder import step_decoder
 from fastregion.models.answers import descriptions, encode_request, prompt_arguments
 from fastregion.models.description import Description, Uniqueness
 from fastregion.models.request import ImagesRequest, Request, Sampling, VideoRequest
@@ -192,13 +193,7 @@ class _Parts:
             rows = [index - first for index in wanted if first <= index < first + count]
             if rows:
                 read = self._reading(part)
-                ended = language.beam_texts(
-                    captioner.decoder,
-                    read.branch(rows),
-                    captioner.tokenizer,
-                    eos_token_ids=captioner.eos_token_ids,
-                    **searching.beams(),
-                )
+                ended = captioner.candidates(read.branch(rows), searching)
                 repeated = read.branch([row for row in rows for _ in range(_DRAWS)])
                 drawn = iter(captioner.generate(repeated, drawing, generator))
                 for row, texts in zip(rows, ended, strict=True):
@@ -219,15 +214,13 @@ class _Parts:
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """What ``append_text`` puts behind a prompt, the end token included."""
-        decoder: Any = self._captioner.decoder
-        table = decoder.get_input_embeddings().weight
-        nothing = language.pack([table.new_zeros(1, table.shape[1])] * len(texts))
+        rows = [p if isinstance(p, PackedPrompts) else p.prompts for p in self._prompts]
         with torch.inference_mode():
-            appended = self._captioner.append_text(nothing, texts)
+            any_token = language.pack([rows[0].embeddings[:1]] * len(texts))
+            appended = self._captioner.append_text(any_token, texts)
         assert appended.labels is not None
         # A text that went on to the end of the context has no place for an end token.
-        rows = [p if isinstance(p, PackedPrompts) else p.prompts for p in self._prompts]
-        room = decoder.config.max_position_embeddings - 1
+        room = step_decoder(self._captioner.decoder).max_positions - 1
         room -= max(int(prompts.positions.max()) for prompts in rows)
         parts = torch.split(appended.labels, list(appended.lengths))
         return [ids[1 : 1 + room].tolist() for ids in parts]

@@ -362,11 +362,18 @@ class Pix2CapCaptioner(Captioner):
         if sampling.num_beams == 1:
             found = super().generate(prompts, sampling, generator)
         else:
-            assert isinstance(prompts, PackedPrompts)
+            assert not isinstance(prompts, SharedPrompts)
             found = self._search(prompts, sampling)
         return [replace(one, text=tidy(one.text)) for one in found]
 
-    def _search(self, prompts: PackedPrompts, sampling: Sampling) -> list[GeneratedText]:
+    def candidates(self, prompts: ReadPrompts, sampling: Sampling) -> list[list[GeneratedText]]:
+        """Captions of a plain beam search, tidied up."""
+        found = super().candidates(prompts, sampling)
+        return [[replace(one, text=tidy(one.text)) for one in texts] for texts in found]
+
+    def _search(
+        self, prompts: PackedPrompts | ReadPrompts, sampling: Sampling
+    ) -> list[GeneratedText]:
         """The likeliest of the greedy continuations of each of the likeliest first words."""
         plain = _sampling(sampling.num_beams, sampling.max_new_tokens)
         if replace(sampling, seed=None) != plain:

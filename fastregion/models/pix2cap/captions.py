@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastregion.language import Generated, PackedPrompts, Tokenizer, generate
+from fastregion.language import Generated, PackedPrompts, ReadPrompts, Tokenizer, generate
 from fastregion.models.pix2cap.caption_head import MAX_TOKENS, CaptionHead
 
 __all__ = ["BEGIN", "END", "caption_ids", "likeliest_beams", "taught_logits", "tidy"]
@@ -55,7 +55,12 @@ def taught_logits(
 
 
 def likeliest_beams(
-    head: CaptionHead, prompts: PackedPrompts, *, num_beams: int, max_new_tokens: int, end: int
+    head: CaptionHead,
+    prompts: PackedPrompts | ReadPrompts,
+    *,
+    num_beams: int,
+    max_new_tokens: int,
+    end: int,
 ) -> list[Generated]:
     """The published search: the best of the greedy continuations of the likeliest first words.
 
@@ -67,9 +72,10 @@ def likeliest_beams(
         end: id of the end token.
     """
     count = len(prompts)
+    rows = [index for index in range(count) for _ in range(num_beams)]
     found = generate(
         head,
-        prompts.select([index for index in range(count) for _ in range(num_beams)]),
+        prompts.branch(rows) if isinstance(prompts, ReadPrompts) else prompts.select(rows),
         max_new_tokens=max_new_tokens,
         eos_token_ids=end,
         first_ranks=[*range(num_beams)] * count,
