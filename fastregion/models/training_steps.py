@@ -91,23 +91,25 @@ def next_token_loss(
             None for padding alone.
 
     Raises:
-        ValueError: no labels.
+        ValueError: no labels, or none that is learned.
     """
     if prompts.labels is None:
         raise ValueError("prompts: labels are needed for a loss, got none")
     padded = prompts.pad()
     assert padded.labels is not None
+    learned = padded.labels[:, 1:] != IGNORED_LABEL
+    targets = padded.labels[:, 1:][learned]
+    if not len(targets):
+        raise ValueError("prompts: labels must mark a token to learn, got none")
     hidden = decoder.model(
         inputs_embeds=padded.inputs_embeds,
         attention_mask=padded.attention_mask if attention_mask is None else attention_mask,
         position_ids=padded.position_ids,
         use_cache=False,
     ).last_hidden_state
-    targets = padded.labels[:, 1:]
-    learned = targets != IGNORED_LABEL
     # Only these rows go through the head: vocabularies are wide.
     logits = decoder.lm_head(hidden[:, :-1][learned]).float()
-    return F.cross_entropy(logits, targets[learned])
+    return F.cross_entropy(logits, targets)
 
 
 def set_decoder_checkpointing(decoder: Any, on: bool) -> None:
