@@ -61,7 +61,8 @@ def pack_prompts(
     """Prompts from rows of several tables.
 
     Args:
-        sources: ``[n_i, hidden]`` tensors, counted as one behind the other.
+        sources: ``[n_i, hidden]`` tensors, counted as one behind the other. The prompts have the
+            dtype of the first, a decoder's table; under autocast the others may have another one.
         rows: for each prompt, int64 rows of the sources.
         starts: for each prompt, the position of its first token.
         labels: for each prompt, int64 labels of its tokens; empty where there are none.
@@ -72,7 +73,10 @@ def pack_prompts(
         np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)
     ]
     return PackedPrompts(
-        ops.pack_rows(list(sources), torch.from_numpy(np.concatenate(rows)).to(device)),
+        ops.pack_rows(
+            [x.to(sources[0].dtype) for x in sources],
+            torch.from_numpy(np.concatenate(rows)).to(device),
+        ),
         torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device),
         torch.from_numpy(np.concatenate(positions)).to(device),
         torch.from_numpy(np.concatenate(labels)).to(device) if labels else None,

@@ -230,3 +230,16 @@ def test_a_batch_without_anything_to_learn_is_refused(image: np.ndarray) -> None
     sample = replace(sample, labels=[-100] * len(sample.labels))
     with pytest.raises(ValueError, match="labels must mark a token to learn, got none"):
         batch_loss(captioner, collate([sample]))
+
+
+def test_mixed_precision(image: np.ndarray) -> None:
+    captioner = tiny_ureca.captioner()
+    train_mask_encoder(captioner)
+    batch = batch_of(captioner, image)
+    expected = batch_loss(captioner, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = batch_loss(captioner, batch)
+    torch.testing.assert_close(loss, expected, rtol=2e-2, atol=0)
+    loss.backward()
+    grads = [p.grad for p in captioner.model.mask_tokens.parameters()]
+    assert all(grad is not None and grad.isfinite().all() and grad.any() for grad in grads)
