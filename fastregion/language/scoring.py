@@ -122,10 +122,10 @@ def score_continuations(
     longest = max(len(text) for text in texts)
     positions = prompts.positions if isinstance(prompts, PackedPrompts) else prompts.cache.positions
     length = int(positions.max()) + longest + isinstance(prompts, PackedPrompts)
-    if length > model.max_positions:
+    if length > model.longest:  # as long as ``generate`` may have made it
         raise ValueError(
-            "texts: prompt and text must fit in the decoder's max_position_embeddings "
-            f"{model.max_positions}, got {length} positions"
+            f"texts: prompt and text must have at most {model.longest} tokens, the decoder's "
+            f"context, got {length}"
         )
     if isinstance(prompts, ReadPrompts):
         return _score(model, read(), texts)

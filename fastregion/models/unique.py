@@ -220,7 +220,7 @@ class _Parts:
             appended = self._captioner.append_text(any_token, texts)
         assert appended.labels is not None
         # A text that went on to the end of the context has no place for an end token.
-        room = step_decoder(self._captioner.decoder).max_positions - 1
+        room = step_decoder(self._captioner.decoder).longest - 1
         room -= max(int(prompts.positions.max()) for prompts in rows)
         parts = torch.split(appended.labels, list(appended.lengths))
         return [ids[1 : 1 + room].tolist() for ids in parts]

@@ -186,6 +186,8 @@ class TestRefuses:
     def test_texts_beyond_the_context(self, make_decoder: Make, make_prompts: Make) -> None:
         decoder = make_decoder()
         read = read_prompts(decoder, make_prompts((12, 14)))
-        assert score_continuations(decoder, read, [[1] * 498]).shape == (2, 1)
-        with pytest.raises(ValueError, match="max_position_embeddings 512, got 513 positions"):
-            score_continuations(decoder, read, [[1] * 499])
+        whole = generate(decoder, read.branch([1]), max_new_tokens=600, eos_token_ids=())[0]
+        assert len(whole.token_ids) == 499
+        assert score_continuations(decoder, read, [whole.token_ids]).shape == (2, 1)
+        with pytest.raises(ValueError, match="at most 513 tokens, the decoder's context, got 514"):
+            score_continuations(decoder, read, [[1] * 500])
