@@ -6,23 +6,45 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json_file"]
+__all__ = ["read_json_file", "read_json_object"]
 
 
-def read_json_file(file: Path, max_bytes: int) -> Any:
-    """Read a file of at most ``max_bytes``; the caller says whose it is, in front of the message.
+def read_json_file(file: Path, max_bytes: int, argument: str | None = None) -> Any:
+    """Read a file of at most ``max_bytes``.
+
+    Args:
+        file: its path.
+        max_bytes: the limit.
+        argument: what messages begin with, followed by the path; None where the caller puts both
+            in front of them.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it is larger, or not JSON.
     """
+    whose = "" if argument is None else f"{argument}: {str(file)!r}: "
     if not file.is_file():
-        raise FileNotFoundError("no such file")
+        raise FileNotFoundError(f"{whose}no such file")
     if file.stat().st_size > max_bytes:
-        raise ValueError(f"the file is larger than {max_bytes >> 20} MiB")
+        raise ValueError(f"{whose}the file is larger than {max_bytes >> 20} MiB")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # both bad UTF-8 and bad JSON
-        raise ValueError(f"not valid JSON ({error})") from error
+        raise ValueError(f"{whose}not valid JSON ({error})") from error
     except RecursionError as error:
-        raise ValueError("not valid JSON (nested too deeply)") from error
+        raise ValueError(f"{whose}not valid JSON (nested too deeply)") from error
+
+
+def read_json_object(file: Path, max_bytes: int, argument: str) -> dict[str, Any]:
+    """The same for a file of settings.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`read_json_file`; also another value than an
+            object.
+    """
+    values = read_json_file(file, max_bytes, argument)
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{argument}: {str(file)!r}: must be a JSON object, got {type(values).__name__}"
+        )
+    return values

@@ -9,12 +9,13 @@ prefix, whose sequences are shared: each of its own continues one of them (``pre
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fastregion.ops.attention_cache import KV_BLOCK, empty_kv
+from fastregion.ops.attention_cache import KV_BLOCK, empty_kv, grown_kv
 from fastregion.ops.decode_attention import SharedPrefix
 
 __all__ = ["KVCache"]
@@ -67,6 +68,7 @@ class KVCache:
             for _ in range(num_layers)
         ]
         self._lent = False  # another cache keeps its tokens in these buffers too
+        self._newest_fork: weakref.ref[KVCache] | None = None
         self._prefix = prefix
         self._prefix_of = torch.tensor(prefix_of, dtype=torch.int32, device=device)
 
@@ -100,13 +102,21 @@ class KVCache:
     def fork(self) -> KVCache:
         """A cache that goes on from here in the same buffers, behind the tokens that both hold.
 
-        Nothing is copied, so that only one fork can go on at a time: the next overwrites what the
-        last one wrote. This cache itself must not go on any more.
+        The free columns are those of one fork at a time: nothing is copied, unless an earlier fork
+        still writes there. This cache itself must not go on any more.
         """
         twin = copy.copy(self)
-        twin.layers = list(self.layers)
+        earlier = None if self._newest_fork is None else self._newest_fork()
+        if earlier is not None and earlier._lent:
+            used = slice(-(-self._longest // KV_BLOCK))
+            twin.layers = [(k[:, :, used].clone(), v[:, :, used].clone()) for k, v in self.layers]
+            twin._lent = False
+        else:
+            twin.layers = list(self.layers)
+            twin._lent = True
+            self._newest_fork = weakref.ref(twin)
+        twin._newest_fork = None
         twin.lengths, twin.positions = self.lengths.clone(), self.positions.clone()
-        twin._lent = True
         return twin
 
     @torch.inference_mode()
@@ -153,19 +163,10 @@ class KVCache:
         self.highest_position += max(counts)
 
     def _grow(self, columns: int) -> None:
+        capacity = self.capacity + columns
         for index, (keys, values) in enumerate(self.layers):  # one at a time: peak memory stays low
-            rows, heads, blocks, half_width = keys.shape[:4]
-            grown = empty_kv(
-                rows,
-                heads,
-                blocks * KV_BLOCK + columns,
-                2 * half_width,
-                dtype=keys.dtype,
-                device=keys.device,
-            )
-            for old, new in zip((keys, values), grown, strict=True):
-                new[:, :, :blocks] = old
-            self.layers[index] = grown
+            self.layers[index] = grown_kv(keys, values, capacity)
+        self._lent = False
 
     @torch.inference_mode()  # decoding steps are, and only there may their tensors be written
     def remove(self, rows: Sequence[int]) -> list[int]:

@@ -84,10 +84,6 @@ class ChatTemplate:
             + " or ".join(_JSON_FILES)
         )
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``chat_template.jinja`` into an existing folder."""
-        Path(folder, _TEMPLATE_FILE).write_text(self.template, encoding="utf-8")
-
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

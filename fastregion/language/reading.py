@@ -81,7 +81,7 @@ def reader(
         prefix_of: as for ``generate``.
     """
     if isinstance(prompts, ReadPrompts):
-        _check_reader("prompts", decoder, prompts)
+        _check_reader("prompts", model, decoder, prompts)
         if prefixes is not None or prefix_of is not None:
             raise ValueError("prefixes: must be left out when prompts have been read already")
         return lambda: prompts
@@ -109,7 +109,7 @@ def cache_maker(
             raise ValueError("prefixes: must be given together with prefix_of, got one of them")
         return lambda: model.new_cache(prompts)
     if isinstance(prefixes, ReadPrompts):
-        _check_reader("prefixes", decoder, prefixes)
+        _check_reader("prefixes", model, decoder, prefixes)
         if prefixes.cache.stands_on_prefix:
             raise ValueError("prefixes: must be whole, got prompts that were read behind others")
     else:
@@ -136,6 +136,11 @@ def cache_maker(
     return make
 
 
-def _check_reader(name: str, decoder: nn.Module, read: ReadPrompts) -> None:
+def _check_reader(name: str, model: StepDecoder, decoder: nn.Module, read: ReadPrompts) -> None:
     if read.decoder is not decoder:
         raise ValueError(f"{name}: must have been read by the decoder, not by another one")
+    if (read.last.dtype, read.last.device) != (model.dtype, model.device):
+        raise ValueError(
+            f"{name}: must have been read in the decoder's dtype and on its device, {model.dtype} "
+            f"on {model.device}, got {read.last.dtype} on {read.last.device}; read them again"
+        )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastregion.language.decoder import step_decoder
 from fastregion.language.packed import IGNORED_LABEL, PackedPrompts, check_token_ids, pack
-from fastregion.language.reading import ReadPrompts, cache_maker, read_prompts, reader
+from fastregion.language.reading import ReadPrompts, cache_maker, reader
 from fastregion.language.step_decoder import StepDecoder
 
 __all__ = ["score", "score_continuations", "token_logprobs"]
@@ -48,7 +48,6 @@ def token_logprobs(
         NotImplementedError: see ``generate``.
     """
     model = step_decoder(decoder)
-    model.check(prompts)
     new_cache = cache_maker(model, decoder, prompts, prefixes, prefix_of)
     if prompts.labels is None:
         raise ValueError("prompts: labels are needed for scoring, got none")
@@ -123,15 +122,15 @@ def score_continuations(
     longest = max(len(text) for text in texts)
     positions = prompts.positions if isinstance(prompts, PackedPrompts) else prompts.cache.positions
     length = int(positions.max()) + longest + isinstance(prompts, PackedPrompts)
-    if length > model.max_positions:
+    if length > model.longest:  # as long as ``generate`` may have made it
         raise ValueError(
-            "texts: prompt and text must fit in the decoder's max_position_embeddings "
-            f"{model.max_positions}, got {length} positions"
+            f"texts: prompt and text must have at most {model.longest} tokens, the decoder's "
+            f"context, got {length}"
         )
     if isinstance(prompts, ReadPrompts):
         return _score(model, read(), texts)
     # One at a time: all their keys and values together may need much memory.
-    parts = (read_prompts(decoder, prompts.select([b])) for b in range(len(prompts)))
+    parts = (reader(model, decoder, prompts.select([b]))() for b in range(len(prompts)))
     return torch.cat([_score(model, part, texts) for part in parts])
 
 

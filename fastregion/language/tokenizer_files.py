@@ -8,7 +8,6 @@ mean.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from fastregion.json_files import read_json_object
 from fastregion.language.sentencepiece import SPACE, read_sentencepiece
 
 __all__ = [
@@ -108,14 +108,7 @@ def read_json(file: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: the file is larger than 128 MiB or not a JSON object.
     """
-    check_file(file)
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # both bad UTF-8 and bad JSON
-        raise ValueError(f"tokenizer: {file} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"tokenizer: {file} must be a JSON object, got {type(values).__name__}")
-    return values
+    return read_json_object(file, _MAX_BYTES, "tokenizer")
 
 
 def _read_optional(file: Path) -> dict[str, Any]:

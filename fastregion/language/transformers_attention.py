@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from fastregion._torchvision_guard import import_transformers
 from fastregion.ops import append_kv_, cross_attention, decode_attention
-from fastregion.ops.attention_cache import KV_BLOCK, empty_kv
+from fastregion.ops.attention_cache import KV_BLOCK, empty_kv, grown_kv
 from fastregion.ops.decode_attention import SharedPrefix
 
 _cache_utils: Any = import_transformers("cache_utils")
@@ -204,16 +204,8 @@ class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
         self.lengths = self.lengths + new.counts
         self.stored += most
         self.unpadded = 0 if new.padded else self.unpadded + most
-        rows, heads, blocks, half_width = self.keys.shape[:4]
-        if self.stored <= blocks * KV_BLOCK:
-            return
-        capacity = self.stored + _GROWTH
-        grown = empty_kv(
-            rows, heads, capacity, 2 * half_width, dtype=self.dtype, device=self.device
-        )
-        for old, larger in zip((self.keys, self.values), grown, strict=True):
-            larger[:, :, :blocks] = old
-        self.keys, self.values = grown
+        if self.stored > self.keys.shape[2] * KV_BLOCK:
+            self.keys, self.values = grown_kv(self.keys, self.values, self.stored + _GROWTH)
 
     @property
     def prefix(self) -> SharedPrefix | None:

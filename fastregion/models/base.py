@@ -26,6 +26,7 @@ from fastregion.language import (
     PackedPrompts,
     ReadPrompts,
     Tokenizer,
+    beam_texts,
     generate_text,
 )
 from fastregion.models import checkpoint
@@ -162,10 +163,6 @@ class Captioner(ABC):
         """Raise NotImplementedError or ValueError for what the model cannot do; asked first."""
         return
 
-    def tidy(self, text: str) -> str:
-        """A decoded text as people write it."""
-        return text
-
     def generate(
         self,
         prompts: PackedPrompts | SharedPrompts | ReadPrompts,
@@ -180,6 +177,19 @@ class Captioner(ABC):
             eos_token_ids=self.eos_token_ids,
             generator=generator,
             **sampling.whole(),
+        )
+
+    def candidates(self, prompts: ReadPrompts, sampling: Sampling) -> list[list[GeneratedText]]:
+        """Write several texts for each prompt, the best first: all that a beam search ended with.
+
+        A model that changes the texts of ``generate`` overrides it too.
+        """
+        return beam_texts(
+            self.decoder,
+            prompts,
+            self.tokenizer,
+            eos_token_ids=self.eos_token_ids,
+            **sampling.beams(),
         )
 
     # ---- what every captioner can do ----

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastregion.json_files import read_json_object
 from fastregion.language import Tokenizer
 from fastregion.models.weights import OWN_NAMES, WEIGHTS, Layout, save_weights
 
@@ -106,12 +107,4 @@ def read_json(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
     file = Path(folder, name)
     if not file.is_file():
         raise FileNotFoundError(f"model: {os.fspath(folder)!r} has no {name}")
-    if file.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"model: {str(file)!r} is larger than {_MAX_JSON_BYTES} bytes")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # both bad UTF-8 and bad JSON
-        raise ValueError(f"model: {str(file)!r} is not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"model: {str(file)!r} must be a JSON object")
-    return values
+    return read_json_object(file, _MAX_JSON_BYTES, "model")

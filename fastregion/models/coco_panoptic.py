@@ -118,11 +118,7 @@ class PanopticFiles:
         """
         self.json_file = Path(json_file)
         self.png_folder = Path(png_folder) if png_folder else self.json_file.with_suffix("")
-        try:
-            content = read_json_file(self.json_file, _MAX_JSON_BYTES)
-        except (FileNotFoundError, ValueError) as error:
-            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-            raise kind(f"annotations: {str(self.json_file)!r}: {error}") from error
+        content = read_json_file(self.json_file, _MAX_JSON_BYTES, "annotations")
         annotations = self._list(content, "annotations")
         self._images = {
             self._value(image, "id", int | str): image for image in self._list(content, "images")

@@ -61,7 +61,8 @@ def pack_prompts(
     """Prompts from rows of several tables.
 
     Args:
-        sources: ``[n_i, hidden]`` tensors, counted as one behind the other.
+        sources: ``[n_i, hidden]`` tensors, counted as one behind the other. The prompts have the
+            dtype of the first, a decoder's table; under autocast the others may have another one.
         rows: for each prompt, int64 rows of the sources.
         starts: for each prompt, the position of its first token.
         labels: for each prompt, int64 labels of its tokens; empty where there are none.
@@ -72,7 +73,10 @@ def pack_prompts(
         np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)
     ]
     return PackedPrompts(
-        ops.pack_rows(list(sources), torch.from_numpy(np.concatenate(rows)).to(device)),
+        ops.pack_rows(
+            [x.to(sources[0].dtype) for x in sources],
+            torch.from_numpy(np.concatenate(rows)).to(device),
+        ),
         torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device),
         torch.from_numpy(np.concatenate(positions)).to(device),
         torch.from_numpy(np.concatenate(labels)).to(device) if labels else None,
@@ -91,23 +95,25 @@ def next_token_loss(
             None for padding alone.
 
     Raises:
-        ValueError: no labels.
+        ValueError: no labels, or none that is learned.
     """
     if prompts.labels is None:
         raise ValueError("prompts: labels are needed for a loss, got none")
     padded = prompts.pad()
     assert padded.labels is not None
+    learned = padded.labels[:, 1:] != IGNORED_LABEL
+    targets = padded.labels[:, 1:][learned]
+    if not len(targets):
+        raise ValueError("prompts: labels must mark a token to learn, got none")
     hidden = decoder.model(
         inputs_embeds=padded.inputs_embeds,
         attention_mask=padded.attention_mask if attention_mask is None else attention_mask,
         position_ids=padded.position_ids,
         use_cache=False,
     ).last_hidden_state
-    targets = padded.labels[:, 1:]
-    learned = targets != IGNORED_LABEL
     # Only these rows go through the head: vocabularies are wide.
     logits = decoder.lm_head(hidden[:, :-1][learned]).float()
-    return F.cross_entropy(logits, targets[learned])
+    return F.cross_entropy(logits, targets)
 
 
 def set_decoder_checkpointing(decoder: Any, on: bool) -> None:

@@ -193,17 +193,10 @@ class _Parts:
             rows = [index - first for index in wanted if first <= index < first + count]
             if rows:
                 read = self._reading(part)
-                ended = language.beam_texts(
-                    captioner.decoder,
-                    read.branch(rows),
-                    captioner.tokenizer,
-                    eos_token_ids=captioner.eos_token_ids,
-                    **searching.beams(),
-                )
+                ended = captioner.candidates(read.branch(rows), searching)
                 repeated = read.branch([row for row in rows for _ in range(_DRAWS)])
                 drawn = iter(captioner.generate(repeated, drawing, generator))
                 for row, texts in zip(rows, ended, strict=True):
-                    texts = [replace(one, text=captioner.tidy(one.text)) for one in texts]
                     texts += [next(drawn) for _ in range(_DRAWS)]
                     found[first + row] = [one for one in texts if one.text.strip()]
             first += count
@@ -223,11 +216,11 @@ class _Parts:
         """What ``append_text`` puts behind a prompt, the end token included."""
         rows = [p if isinstance(p, PackedPrompts) else p.prompts for p in self._prompts]
         with torch.inference_mode():
-            nothing = language.pack([rows[0].embeddings[:1]] * len(texts))
-            appended = self._captioner.append_text(nothing, texts)
+            any_token = language.pack([rows[0].embeddings[:1]] * len(texts))
+            appended = self._captioner.append_text(any_token, texts)
         assert appended.labels is not None
         # A text that went on to the end of the context has no place for an end token.
-        room = step_decoder(self._captioner.decoder).max_positions - 1
+        room = step_decoder(self._captioner.decoder).longest - 1
         room -= max(int(prompts.positions.max()) for prompts in rows)
         parts = torch.split(appended.labels, list(appended.lengths))
         return [ids[1 : 1 + room].tolist() for ids in parts]

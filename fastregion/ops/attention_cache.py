@@ -64,6 +64,15 @@ def empty_kv(
     return keys, values
 
 
+def grown_kv(keys: Tensor, values: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """Copies of keys and values with room for ``capacity`` tokens, at least as many as now."""
+    rows, heads, blocks, half_width = keys.shape[:4]
+    grown = empty_kv(rows, heads, capacity, 2 * half_width, dtype=keys.dtype, device=keys.device)
+    for old, new in zip((keys, values), grown, strict=True):
+        new[:, :, :blocks] = old
+    return grown
+
+
 def unpack_kv(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Copy keys and values to plain tensors ``[S, KV, capacity, D]``."""
     return (

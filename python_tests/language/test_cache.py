@@ -116,6 +116,20 @@ def test_a_fork_goes_its_own_way_in_the_same_buffers() -> None:
     assert owners(cache, 0) == [[1, 1], [2] * 5]
 
 
+def test_forks_that_go_on_at_the_same_time_do_not_meet() -> None:
+    cache = filled([2, 5])
+    first, second = cache.fork(), cache.fork()
+    for fork, value in ((first, 7.0), (second, 8.0)):
+        fork.advance()
+        for keys, values in fork.layers:
+            new = torch.full((2, 1, 8), value)
+            append_kv_(keys, values, new, -new, fork.rows, fork.lengths - 1)
+    assert owners(first, 1) == [[1, 1, 7], [2] * 5 + [7]]
+    assert owners(second, 1) == [[1, 1, 8], [2] * 5 + [8]]
+    del first, fork
+    assert cache.fork().layers[0][0] is cache.layers[0][0]  # nobody else writes there any more
+
+
 def test_a_branch_shares_what_it_continues() -> None:
     cache = filled([2, 5, 4])
     branch = cache.branch([2, 0, 2])

@@ -19,6 +19,7 @@ from fastregion.language import (
     score,
     score_continuations,
     scoring,
+    stream,
 )
 from fastregion.language.decoder import IncrementalDecoder
 
@@ -76,6 +77,18 @@ def test_far_beyond_the_room_of_the_buffers(make_decoder: Make, make_prompts: Ma
     expected = generate(decoder, prompts, **settings)
     for _ in range(2):
         assert generate(decoder, read, **settings) == expected
+
+
+def test_streams_of_the_same_prompts_may_take_turns(made: Any) -> None:
+    decoder, given, _ = made
+    settings: dict[str, Any] = {"max_new_tokens": 6, "eos_token_ids": ()}
+    read = read_prompts(decoder, **given)
+    greedy = list(stream(decoder, read, **settings))
+    other = list(stream(decoder, read, **settings, first_ranks=[1, 2, 3]))
+    first = stream(decoder, read, **settings)
+    second = stream(decoder, read, **settings, first_ranks=[1, 2, 3])
+    turns = [(a.token_id, b.token_id) for a, b in zip(first, second, strict=True)]
+    assert turns == [(a.token_id, b.token_id) for a, b in zip(greedy, other, strict=True)]
 
 
 def test_branches_go_on_as_their_prompts(made: Any) -> None:
@@ -153,6 +166,15 @@ class TestRefuses:
         with pytest.raises(ValueError, match="have been read by the decoder, not by another"):
             generate(make_decoder(), read, max_new_tokens=1, eos_token_ids=[])
 
+    def test_another_dtype(self, make_decoder: Make, make_prompts: Make) -> None:
+        decoder, prompts = make_decoder(), make_prompts(LENGTHS)
+        read = read_prompts(decoder, prompts)
+        decoder.double()
+        with pytest.raises(
+            ValueError, match=r"decoder's dtype .*float64 on cpu, got torch\.float32"
+        ):
+            generate(decoder, read, max_new_tokens=1, eos_token_ids=())
+
     def test_prefixes_of_read_prompts(self, make_decoder: Make, make_prompts: Make) -> None:
         decoder, prompts = make_decoder(), make_prompts()
         read = read_prompts(decoder, prompts)
@@ -164,6 +186,8 @@ class TestRefuses:
     def test_texts_beyond_the_context(self, make_decoder: Make, make_prompts: Make) -> None:
         decoder = make_decoder()
         read = read_prompts(decoder, make_prompts((12, 14)))
-        assert score_continuations(decoder, read, [[1] * 498]).shape == (2, 1)
-        with pytest.raises(ValueError, match="max_position_embeddings 512, got 513 positions"):
-            score_continuations(decoder, read, [[1] * 499])
+        whole = generate(decoder, read.branch([1]), max_new_tokens=600, eos_token_ids=())[0]
+        assert len(whole.token_ids) == 499
+        assert score_continuations(decoder, read, [whole.token_ids]).shape == (2, 1)
+        with pytest.raises(ValueError, match="at most 513 tokens, the decoder's context, got 514"):
+            score_continuations(decoder, read, [[1] * 500])

@@ -154,7 +154,7 @@ class TestRefuses:
             ([[1], []], ValueError, "at least one token, text 1 is empty"),
             ([[1], [61]], ValueError, "token ids of text 1 must be .* below 61, got 61"),
             ([["red"]], TypeError, "token ids of text 0 must be integers, got str"),
-            ([[1] * 500], ValueError, "max_position_embeddings 512, got 514 positions"),
+            ([[1] * 500], ValueError, "at most 513 tokens, the decoder's context, got 514"),
         ],
     )
     def test_texts(

@@ -193,7 +193,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json, vocab\.json or"):
         Tokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json must be a JSON object"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json': must be a JSON object"):
         Tokenizer.from_pretrained(tmp_path)
 
 

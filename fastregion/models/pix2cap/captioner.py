@@ -330,11 +330,12 @@ class Pix2CapCaptioner(Captioner):
         else:
             assert not isinstance(prompts, SharedPrompts), "encode() makes none"
             found = self._search(prompts, sampling)
-        return [replace(one, text=self.tidy(one.text)) for one in found]
+        return [replace(one, text=tidy(one.text)) for one in found]
 
-    def tidy(self, text: str) -> str:
-        """Without the spaces that decoding leaves around punctuation."""
-        return tidy(text)
+    def candidates(self, prompts: ReadPrompts, sampling: Sampling) -> list[list[GeneratedText]]:
+        """Captions of a plain beam search, tidied up."""
+        found = super().candidates(prompts, sampling)
+        return [[replace(one, text=tidy(one.text)) for one in texts] for texts in found]
 
     def check_sampling(self, sampling: Sampling) -> None:
         """With beams: neither length penalty, early stopping nor stop strings; a token for each."""

@@ -72,10 +72,10 @@ def likeliest_beams(
         end: id of the end token.
     """
     count = len(prompts)
-    repeated = [index for index in range(count) for _ in range(num_beams)]
+    rows = [index for index in range(count) for _ in range(num_beams)]
     found = generate(
         head,
-        prompts.branch(repeated) if isinstance(prompts, ReadPrompts) else prompts.select(repeated),
+        prompts.branch(rows) if isinstance(prompts, ReadPrompts) else prompts.select(rows),
         max_new_tokens=max_new_tokens,
         eos_token_ids=end,
         first_ranks=[*range(num_beams)] * count,

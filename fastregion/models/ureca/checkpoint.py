@@ -83,22 +83,28 @@ class UrecaLayout(Layout):
                 yield tensor
             return
         parts = {tensor.key: tensor for tensor in stored}  # of all files: a layer may be in several
-        folded = 0
+        updates = {key for key in parts if key.endswith((_A, _B))}
+        folded: set[str] = set()
         for key, tensor in parts.items():
-            if _A in key or _B in key:
+            if key in updates:
                 continue
             name = key.replace(_WRAPPED, _DECODER, 1).replace(_BASE, ".")
             if key.endswith(f"{_BASE}weight"):
                 stem = key.removesuffix(f"{_BASE}weight")
                 low = [self._part(parts, stem + ending, tensor) for ending in (_A, _B)]
                 self._check_rank(tensor, *low)
-                folded += 1
+                folded.update(part.key for part in low)
                 yield replace(tensor, key=name, read=partial(_fold, tensor, *low))
             else:
                 yield replace(tensor, key=name)
         if not folded:
             raise ValueError(
                 f"config.json: use_llm_lora is {self.lora_rank}, but no file has LoRA tensors"
+            )
+        for key in sorted(updates - folded):
+            raise ValueError(
+                f"model: {str(parts[key].file)!r} has {key!r}, but no file has a weight "
+                f"{_BASE.strip('.')!r} that it updates"
             )
 
     def _part(

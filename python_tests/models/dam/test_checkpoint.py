@@ -201,7 +201,7 @@ def test_damaged_folders_are_named(folder: Path) -> None:
     refused(FileNotFoundError, r"vision_tower.*has no preprocessor_config\.json")
     settings.write_text(json.dumps(values))
     (folder / "context_provider" / "config.json").write_text("{")
-    refused(ValueError, r"context_provider.*config\.json.* is not valid JSON")
+    refused(ValueError, r"context_provider.*config\.json': not valid JSON")
     (folder / "context_provider").rename(folder / "elsewhere")
     refused(FileNotFoundError, "has no folder 'context_provider' for its context_provider_cfg")
 

@@ -260,6 +260,11 @@ def test_lora_that_does_not_fit(folder: Path) -> None:
     )
     refused(folder, ValueError, "no file has the LoRA tensor '.*1.mlp.up_proj.lora_B")
     tiny_ureca.captioner().save_pretrained(folder)
+    rewrite(folder, with_lora)
+    rewrite(folder, lambda t: {k.replace("up_proj.base_layer", "up_proj"): t[k] for k in t})
+    change_config(folder, use_llm_lora=RANK)
+    refused(folder, ValueError, "has '.*0.mlp.up_proj.lora_A.* no file has a weight 'base_layer'")
+    tiny_ureca.captioner().save_pretrained(folder)
     change_config(folder, use_llm_lora=RANK)
     refused(folder, ValueError, "use_llm_lora is 3, but no file has LoRA tensors")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,26 @@ def test_lora_of_internlm2_is_that_of_its_fused_layer() -> None:
     captioner.merge_lora()
     merged = (attention.q_proj, attention.k_proj, attention.v_proj)
     torch.testing.assert_close(fuse_wqkv(*(layer.weight for layer in merged), kv_heads), fused)
+
+
+def test_a_batch_without_anything_to_learn_is_refused(image: np.ndarray) -> None:
+    captioner = tiny_ureca.captioner()
+    region = Region.from_box((5, 5, 30, 30), image.shape[:2])
+    turns = [{"from": "human", "value": "<image>\n<mask>\nWhat?"}, {"from": "gpt", "value": "A."}]
+    sample = training_sample(captioner, image, region, turns)
+    sample = replace(sample, labels=[-100] * len(sample.labels))
+    with pytest.raises(ValueError, match="labels must mark a token to learn, got none"):
+        batch_loss(captioner, collate([sample]))
+
+
+def test_mixed_precision(image: np.ndarray) -> None:
+    captioner = tiny_ureca.captioner()
+    train_mask_encoder(captioner)
+    batch = batch_of(captioner, image)
+    expected = batch_loss(captioner, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = batch_loss(captioner, batch)
+    torch.testing.assert_close(loss, expected, rtol=2e-2, atol=0)
+    loss.backward()
+    grads = [p.grad for p in captioner.model.mask_tokens.parameters()]
+    assert all(grad is not None and grad.isfinite().all() and grad.any() for grad in grads)
