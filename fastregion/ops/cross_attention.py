@@ -43,150 +43,15 @@ from fastregion.ops.checks import (
     check_same_dtype,
     dtype_name,
 )
-from fastregion.ops.native import DTYPE_CODES, family, run
+from fastregion.ops.cross_attention_native import Crossing
+from fastregion.ops.cross_attention_reference import (
+    cross_attention_backward_reference,
+    cross_attention_reference,
+)
+from fastregion.ops.native import run
 from fastregion.ops.registration import refuse_second_gradient, register, register_gradient
 
 _LARGEST_WIDTH = 256
-
-
-def cross_attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    key_bias: Tensor | None,
-    cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None,
-    scale: float,
-    causal: bool,
-) -> tuple[Tensor, Tensor]:
-    """The definition, in plain torch; every backend is held to it (float64 stays float64)."""
-    heads = k.shape[-2]
-    visible = _visible(q, k, key_bias, cu_seqlens_q, cu_seqlens_k, causal)
-    queries, keys, values = (_by_head(x, heads) for x in (q, k, v))
-    scores = _scores(queries, keys, key_bias, visible, scale)
-    logsumexp = scores.logsumexp(-1, keepdim=True)  # [B, Hkv, group, Nq, 1]
-    probabilities = _probabilities(scores, logsumexp, visible)
-    out = _product(probabilities, values, visible)
-    return _by_token(out, q.shape).to(q.dtype), _by_token(logsumexp, q.shape[:-1])
-
-
-def cross_attention_backward_reference(
-    grad_out: Tensor,
-    grad_logsumexp: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    key_bias: Tensor | None,
-    cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None,
-    out: Tensor,
-    logsumexp: Tensor,
-    scale: float,
-    causal: bool,
-    wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and key_bias, empty where not wanted; the equations: in the header."""
-    heads = k.shape[-2]
-    visible = _visible(q, k, key_bias, cu_seqlens_q, cu_seqlens_k, causal)
-    transposed = None if visible is None else visible.transpose(-1, -2)
-    queries, keys, values, grads, outs = (_by_head(x, heads) for x in (q, k, v, grad_out, out))
-    scores = _scores(queries, keys, key_bias, visible, scale)
-    probabilities = _probabilities(scores, _by_head(logsumexp.unsqueeze(-1), heads), visible)
-    offset = (grads * outs).sum(-1, keepdim=True)
-    if grad_logsumexp is not None:
-        offset = offset - _by_head(grad_logsumexp.unsqueeze(-1), heads)
-    grad_scores = probabilities * (grads @ values.transpose(-1, -2) - offset)
-    if visible is not None:
-        grad_scores = grad_scores.masked_fill(~visible, 0)
-    # A query that sees nothing has no gradient, whatever lies in it.
-    grad_q = scale * _product(grad_scores, keys, visible)
-    grad_k = scale * _product(grad_scores.transpose(-1, -2), queries, transposed).sum(2, True)
-    grad_v = _product(probabilities.transpose(-1, -2), grads, transposed).sum(2, True)
-    grad_bias = q.new_empty(0)
-    if key_bias is not None:
-        grad_bias = grad_scores.sum((1, 2, 3)).view(key_bias.shape)
-    gradients = (
-        _by_token(grad_q, q.shape).to(q.dtype),
-        _by_token(grad_k, k.shape).to(k.dtype),
-        _by_token(grad_v, v.shape).to(v.dtype),
-        grad_bias,
-    )
-    grad_q, grad_k, grad_v, grad_bias = (
-        gradient if wants else gradient.new_empty(0)
-        for gradient, wants in zip(gradients, wanted, strict=True)
-    )
-    return grad_q, grad_k, grad_v, grad_bias
-
-
-def _by_head(x: Tensor, num_kv_heads: int) -> Tensor:
-    """``[B, N, H, D]`` or ``[T, H, D]`` as ``[B, Hkv, group, N, D]``, in the dtype of sums."""
-    x = x.to(accumulation_dtype(x.dtype))
-    x = x if x.dim() == 4 else x.unsqueeze(0)
-    x = x.view(*x.shape[:2], num_kv_heads, x.shape[2] // num_kv_heads, x.shape[3])
-    return x.permute(0, 2, 3, 1, 4)
-
-
-def _by_token(x: Tensor, shape: torch.Size) -> Tensor:
-    """Back from ``[B, Hkv, group, N, D]`` to the shape of a tensor of tokens."""
-    return x.permute(0, 3, 1, 2, 4).reshape(shape).contiguous()
-
-
-def _by_key(key_bias: Tensor) -> Tensor:
-    """``[B, Nk]`` or ``[Tk]`` as ``[B, 1, 1, 1, Nk]``."""
-    return key_bias.reshape(key_bias.shape[:-1].numel(), 1, 1, 1, key_bias.shape[-1])
-
-
-def _visible(
-    q: Tensor,
-    k: Tensor,
-    key_bias: Tensor | None,
-    cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None,
-    causal: bool,
-) -> Tensor | None:
-    """Which keys a query sees, ``[B, 1, 1, Nq, Nk]`` (some of them 1); None where it sees all."""
-    num_queries, num_keys = q.shape[-3], k.shape[-3]
-    query = torch.arange(num_queries, device=q.device)[:, None]
-    key = torch.arange(num_keys, device=q.device)
-    visible = None
-    if cu_seqlens_q is not None and cu_seqlens_k is not None:
-        # Boundaries are not read on the host: every row looks up its sequence.
-        starts_q, starts_k = cu_seqlens_q.long(), cu_seqlens_k.long()
-        sequence = torch.searchsorted(starts_q[1:], query, right=True)  # [Tq, 1]
-        visible = sequence == torch.searchsorted(starts_k[1:], key, right=True)
-        if causal:
-            visible &= key - starts_k[sequence + 1] <= query - starts_q[sequence + 1]
-    elif causal:
-        visible = key - num_keys <= query - num_queries
-    if key_bias is not None:
-        shown = _by_key(key_bias) != -torch.inf
-        visible = shown if visible is None else visible & shown
-    return visible
-
-
-def _scores(
-    queries: Tensor, keys: Tensor, key_bias: Tensor | None, visible: Tensor | None, scale: float
-) -> Tensor:
-    scores = scale * (queries @ keys.transpose(-1, -2))
-    if key_bias is not None:
-        scores = scores + _by_key(key_bias)
-    return scores if visible is None else scores.masked_fill(~visible, -torch.inf)
-
-
-def _probabilities(scores: Tensor, logsumexp: Tensor, visible: Tensor | None) -> Tensor:
-    probabilities = torch.exp(scores - logsumexp.masked_fill(logsumexp == -torch.inf, 0))
-    return probabilities if visible is None else probabilities.masked_fill(~visible, 0)
-
-
-def _product(weights: Tensor, rows: Tensor, visible: Tensor | None) -> Tensor:
-    """``weights @ rows``, where a row that is not visible adds nothing, not even 0 * NaN."""
-    product = weights @ rows
-    if visible is None:
-        return product
-    finite = rows.isfinite()
-    clean = weights @ rows.where(finite, 0)
-    reached = visible.expand(weights.shape).to(rows.dtype) @ (~finite).to(rows.dtype)
-    return torch.where(reached > 0, product, clean)
 
 
 def cross_attention(
@@ -342,7 +207,7 @@ def _forward(
     if chosen == "reference":
         return cross_attention_reference(*inputs, scale, causal)
     results = _forward_fake(*inputs, scale, causal, backend)
-    with _Crossing() as crossing:
+    with Crossing() as crossing:
         params = crossing.params(*inputs, *results, scale, causal)
         run(chosen, "attention.cross_attention", q.device, params)
     return results
@@ -373,7 +238,7 @@ def _backward(
     gradients = _backward_fake(
         grad_out, grad_logsumexp, *inputs, out, logsumexp, scale, causal, wanted, backend
     )
-    with _Crossing() as crossing:
+    with Crossing() as crossing:
         params = crossing.params(*inputs, out, logsumexp, scale, causal)
         addresses = crossing.gradients(grad_out, grad_logsumexp, *gradients)
         size = run(chosen, "attention.cross_attention_workspace", q.device, params)
@@ -381,99 +246,6 @@ def _backward(
         kernel = "attention.cross_attention_backward"
         run(chosen, kernel, q.device, params, addresses, workspace.data_ptr())
     return gradients
-
-
-class _Crossing:
-    """What crosses to csrc/attention/cross_attention.h, kept alive for the time of a call."""
-
-    def __init__(self) -> None:
-        self._alive: list[Tensor] = []
-
-    def __enter__(self) -> _Crossing:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._alive.clear()
-
-    def params(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_bias: Tensor | None,
-        cu_seqlens_q: Tensor | None,
-        cu_seqlens_k: Tensor | None,
-        out: Tensor,
-        logsumexp: Tensor,
-        scale: float,
-        causal: bool,
-    ) -> Any:
-        packed = cu_seqlens_q is not None
-        bias_stride = 0
-        if key_bias is not None:
-            key_bias = self._contiguous_last(key_bias)
-            bias_stride = 0 if packed else key_bias.stride(0)
-        return family("attention").CrossAttentionParams(
-            DTYPE_CODES[q.dtype],
-            self._tokens(q),
-            self._tokens(k),
-            self._tokens(v),
-            self._tokens(out),
-            0 if key_bias is None else key_bias.data_ptr(),
-            bias_stride,
-            self._address(logsumexp),
-            self._bounds(cu_seqlens_q),
-            self._bounds(cu_seqlens_k),
-            q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1,
-            q.shape[-3],
-            k.shape[-3],
-            q.shape[-2],
-            k.shape[-2],
-            q.shape[-1],
-            scale,
-            causal,
-        )
-
-    def gradients(
-        self,
-        grad_out: Tensor,
-        grad_logsumexp: Tensor | None,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_bias: Tensor,
-    ) -> Any:
-        return family("attention").CrossAttentionGradients(
-            self._tokens(grad_out),
-            0 if grad_logsumexp is None else self._address(grad_logsumexp),
-            *(self._wanted_tokens(x) for x in (q, k, v)),
-            self._address(key_bias),  # null where it is empty
-        )
-
-    def _wanted_tokens(self, x: Tensor) -> Any:
-        """Null where it is empty: not wanted, or nothing to write."""
-        return self._tokens(x) if x.numel() else family("attention").AttentionTensor(0, 0, 0, 0)
-
-    def _tokens(self, x: Tensor) -> Any:
-        x = self._contiguous_last(x)
-        batch_stride = x.stride(0) if x.dim() == 4 else 0
-        return family("attention").AttentionTensor(
-            x.data_ptr(), batch_stride, x.stride(-3), x.stride(-2)
-        )
-
-    def _contiguous_last(self, x: Tensor) -> Tensor:
-        if x.stride(-1) != 1:
-            x = x.contiguous()
-        self._alive.append(x)
-        return x
-
-    def _address(self, x: Tensor) -> int:
-        x = x.contiguous()
-        self._alive.append(x)
-        return x.data_ptr()
-
-    def _bounds(self, cu_seqlens: Tensor | None) -> int:
-        return 0 if cu_seqlens is None else self._address(cu_seqlens.int())
 
 
 def _forward_fake(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -161,6 +162,30 @@ def test_threads_change_no_bit(dtype: torch.dtype) -> None:
         torch.set_num_threads(threads)
         for one, many in zip(alone, run_all("cpu", dtype), strict=True):
             assert torch.equal(one, many)
+
+
+@pytest.mark.usefixtures("num_threads")
+def test_calls_from_several_threads() -> None:
+    """The memory that decode_attention keeps belongs to the calling thread alone."""
+    torch.set_num_threads(2)
+    calls = []
+    for num_sequences, width in ((3, 8), (40, 64), (130, 64)):  # the last one's is not kept
+        cache = empty_kv(num_sequences, 1, 600, width, dtype=torch.float32)
+        keys, values = (torch.randn(x.shape) for x in cache)
+        lengths = torch.randint(0, 600, (num_sequences,)).int()
+        calls.append((torch.randn(num_sequences, 64, width), keys, values, lengths))
+    alone = [decode_attention(*call, backend="cpu") for call in calls]
+
+    def run(order: int) -> bool:
+        results = [(k, decode_attention(*calls[k], backend="cpu")) for k in [order, 0, 1, 2] * 5]
+        return all(
+            torch.equal(one, other)
+            for k, result in results
+            for one, other in zip(result, alone[k], strict=True)
+        )
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(run, range(3)))
 
 
 @pytest.mark.usefixtures("num_threads")

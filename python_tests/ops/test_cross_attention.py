@@ -8,8 +8,8 @@ import simt_module
 import torch
 from torch import Tensor
 
-from fastregion.ops import cross_attention, merge_attention
-from fastregion.ops.cross_attention import cross_attention_reference
+from fastregion.ops import cross_attention
+from fastregion.ops.cross_attention_reference import cross_attention_reference
 
 # batch, queries, keys, heads, key-value heads, width of a head
 SHAPES = [
@@ -20,6 +20,8 @@ SHAPES = [
     (1, 65, 49, 2, 1, 64),
     (1, 3, 5, 1, 1, 256),
 ]
+if not os.environ.get(simt_module.VARIABLE):  # several blocks of queries and of keys on the CPU
+    SHAPES.append((1, 70, 530, 2, 1, 16))
 MASKS = ["none", "causal", "bias", "causal and bias"]
 
 
@@ -220,89 +222,6 @@ def test_layouts(backend, dtype) -> None:
     assert torch.equal(expanded, dense_grad)
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("hidden_by", ["bias", "causality", "other sequence"])
-@pytest.mark.parametrize(("dtype", "clean"), [(torch.float32, 20), (torch.bfloat16, 21)], ids=str)
-def test_nothing_leaks_from_hidden_keys(
-    backend, poison: float, hidden_by: str, dtype: torch.dtype, clean: int
-) -> None:
-    """Nor from queries into the gradients of keys that they do not see.
-
-    bfloat16 may be multiplied in pairs: of an odd number of keys the last one stands alone.
-    """
-    q, k, v = (torch.randn(37, 2, 16).to(backend.device, dtype) for _ in range(3))
-    grad = torch.randn_like(q)
-    settings: dict = {"backend": backend.name}
-    clean_q, clean_k = slice(0, clean), slice(0, clean)
-    if hidden_by == "bias":
-        bias = torch.zeros(37, device=backend.device)
-        bias[clean:] = -math.inf
-        settings["key_bias"] = bias[None]
-        clean_q = slice(0, 37)
-    elif hidden_by == "causality":
-        settings["causal"] = True
-    else:
-        bounds = torch.tensor([0, clean, 37], device=backend.device)
-        settings |= {"cu_seqlens_q": bounds, "cu_seqlens_k": bounds}
-
-    def run() -> list[Tensor]:
-        tensors = [x if hidden_by == "other sequence" else x[None] for x in (q, k, v)]
-        leaves = [x.clone().requires_grad_() for x in tensors]
-        out, lse = cross_attention(*leaves, **settings)
-        weight = grad.view_as(out)
-        grads = torch.autograd.grad((out, lse), leaves, (weight, weight.float().sum(-1)))
-        results = [x.reshape(37, *x.shape[-2:]) for x in (out, *grads)]
-        return [results[0][clean_q], lse.reshape(37, 2)[clean_q], results[1][clean_q]] + [
-            x[clean_k] for x in results[2:]
-        ]
-
-    if hidden_by != "bias":  # queries behind see the keys in front, and would taint their gradients
-        grad[clean:] = 0
-        q[clean:] = 0
-    expected = run()
-    k[clean:], v[clean:] = poison, poison
-    if hidden_by == "causality":
-        # Tainted rows behind have NaN results, and so has what they give to the keys in front.
-        expected, actual = expected[:3], run()[:3]
-    else:
-        actual = run()
-    for one, other in zip(actual, expected, strict=True):
-        assert one.isfinite().all()
-        assert torch.equal(one, other)
-
-
-def test_hidden_queries_do_not_taint_keys(backend) -> None:
-    """Causal: the last keys are seen by the last queries only, whatever the first ones hold."""
-    q, k, v, grad = (torch.randn(1, 21, 1, 8, device=backend.device) for _ in range(4))
-    q[:, :13], grad[:, :13] = math.nan, math.nan
-    k.requires_grad_(), v.requires_grad_()
-    out, _ = cross_attention(q, k, v, causal=True, backend=backend.name)
-    for gradient in torch.autograd.grad(out, (k, v), grad):
-        assert gradient[:, 13:].isfinite().all()
-        assert gradient[:, 13:].any()
-        assert gradient[:, :13].isnan().all()
-
-
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_bias_of_hidden_keys_does_not_leak(backend, poison: float) -> None:
-    q, k, v = (torch.randn(1, 21, 2, 8, device=backend.device) for _ in range(3))
-    bias = torch.randn(1, 21, device=backend.device)
-    expected = cross_attention(q, k, v, bias, causal=True, backend=backend.name)
-    bias[:, 13:] = poison
-    actual = cross_attention(q, k, v, bias, causal=True, backend=backend.name)
-    for one, other in zip(actual, expected, strict=True):
-        assert torch.equal(one[:, :13], other[:, :13])
-
-
-def test_nan_in_seen_keys_is_seen(backend) -> None:
-    q, k, v = (torch.randn(1, 5, 1, 8, device=backend.device) for _ in range(3))
-    k[:, 3] = math.nan
-    out, lse = cross_attention(q, k, v, causal=True, backend=backend.name)
-    assert out[:, :3].isfinite().all()
-    assert out[:, 3:].isnan().all()
-    assert lse[:, 3:].isnan().all()
-
-
 def test_large_scores(backend) -> None:
     """Scores of thousands neither overflow nor lose the largest."""
     q, k, v = (torch.randn(1, 9, 2, 16, device=backend.device) for _ in range(3))
@@ -310,57 +229,6 @@ def test_large_scores(backend) -> None:
     exact = eager_batch(200 * q.double(), 50 * k.double(), v.double())
     torch.testing.assert_close(lse.double(), exact[1], rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(out.double(), exact[0], rtol=1e-2, atol=1e-2)
-
-
-def test_merging_parts_of_the_keys(backend, dtype) -> None:
-    inputs, _ = make((2, 5, 33, 4, 2, 16), "bias", dtype, backend.device)
-    q, k, v, bias = inputs
-
-    def parts(*cuts: int) -> tuple[Tensor, Tensor]:
-        each = [
-            cross_attention(q, k[:, a:b], v[:, a:b], bias[:, a:b], backend=backend.name)
-            for a, b in zip((0, *cuts), (*cuts, 33), strict=True)
-        ]
-        result = each[0]
-        for other in each[1:]:
-            result = merge_attention(*result, *other)
-        return result
-
-    whole = cross_attention(*inputs, backend=backend.name)
-    grads = [torch.randn(x.shape).to(x) for x in whole]
-    expected = [*whole, *torch.autograd.grad(whole, inputs, grads)]
-    for cuts in ((20,), (0,), (1, 17)):  # key 0 is hidden: a part that sees none
-        merged = parts(*cuts)
-        actual = [*merged, *torch.autograd.grad(merged, inputs, grads)]
-        for one, other in zip(actual, expected, strict=True):
-            roundings = 4 if dtype in (torch.float16, torch.bfloat16) else 16
-            tolerance = roundings * torch.finfo(dtype).eps * float(other.detach().abs().max() + 1)
-            torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
-
-
-def test_merging_nothing_with_nothing() -> None:
-    out = torch.zeros(3, 2, 8, requires_grad=True)
-    lse = torch.full((3, 2), -math.inf, requires_grad=True)
-    merged, normaliser = merge_attention(out, lse, out, lse)
-    assert not merged.any()
-    assert (normaliser == -math.inf).all()
-    for grad in torch.autograd.grad(merged.sum(), (out, lse)):
-        assert grad.isfinite().all()
-
-
-def test_merging_with_what_has_no_share() -> None:
-    """NaN included; the gradient of the other set is whole."""
-    out, lse = torch.randn(3, 2, 8, requires_grad=True), torch.randn(3, 2, requires_grad=True)
-    nothing = torch.full((3, 2, 8), math.nan), torch.full((3, 2), -math.inf)
-    for merged, normaliser in (
-        merge_attention(out, lse, *nothing),
-        merge_attention(*nothing, out, lse),
-    ):
-        torch.testing.assert_close(merged, out)
-        torch.testing.assert_close(normaliser, lse)
-        grad_out, grad_lse = torch.autograd.grad((merged.sum(), normaliser.sum()), (out, lse))
-        torch.testing.assert_close(grad_out, torch.ones_like(out))
-        torch.testing.assert_close(grad_lse, torch.ones_like(lse))
 
 
 def test_same_bits_twice(backend) -> None:
@@ -421,20 +289,13 @@ def test_opcheck(backend) -> None:
     torch.library.opcheck(operator, (*packed, None, *bounds, 0.3, False, backend.name))
     results = [x.detach() for x in cross_attention(*inputs, backend=backend.name)]
     leaves = [x.detach() for x in inputs]
-    torch.library.opcheck(
-        torch.ops.fastregion.cross_attention_backward.default,
-        (
-            *results,
-            *leaves,
-            None,
-            None,
-            *results,
-            0.3,
-            False,
-            [True, False, True, True],
-            backend.name,
-        ),
-    )
+    settings = (None, None, *results, 0.3, False)
+    backward = torch.ops.fastregion.cross_attention_backward.default
+    some = (*results, *leaves, *settings, [True, False, True, True], backend.name)
+    torch.library.opcheck(backward, some)
+    tensors = [x.bfloat16() for x in (results[0], *leaves[:3])]
+    settings = (None, None, tensors[0], results[1], 0.3, False, [True] * 3 + [False], backend.name)
+    torch.library.opcheck(backward, (tensors[0], None, *tensors[1:], None, *settings))
 
 
 def test_compiles_as_one_graph(backend) -> None:
@@ -504,110 +365,3 @@ def test_more_than_31_bits(backend) -> None:
     expected = cross_attention(near, near, near, backend=backend.name)
     actual = cross_attention(far, far, far, backend=backend.name)
     assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
-
-
-_Q, _K = torch.zeros(2, 3, 4, 8), torch.zeros(2, 5, 2, 8)
-_PACKED = {
-    "q": torch.zeros(6, 4, 8),
-    "k": torch.zeros(5, 2, 8),
-    "v": torch.zeros(5, 2, 8),
-    "cu_seqlens_q": torch.tensor([0, 2, 6]),
-    "cu_seqlens_k": torch.tensor([0, 2, 5]),
-}
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"q": _Q[0]}, ValueError, r"q without cu_seqlens must be \[B, Nq, H, D\], got .*3, 4, 8"),
-        (_PACKED | {"q": _Q}, ValueError, r"q of packed sequences must be \[Tq, H, D\]"),
-        ({"k": _K[:1]}, ValueError, r"k must be \[B, Nk, Hkv, D\] with batch and width of q"),
-        ({"k": _K[..., :4]}, ValueError, r"width of q \(2, 3, 4, 8\), got shape \(2, 5, 2, 4\)"),
-        ({"v": _K[:, 1:]}, ValueError, r"v must have the shape of k \(2, 5, 2, 8\), got shape"),
-        ({"q": _Q[:, :, :3]}, ValueError, "heads of k must divide those of q, got 2 and 3"),
-        (
-            {"k": _K[:, :, :0], "v": _K[:, :, :0]},
-            ValueError,
-            "heads of k must divide those of q, got 0 and 4",
-        ),
-        (
-            {"q": _Q[..., :0], "k": _K[..., :0], "v": _K[..., :0]},
-            ValueError,
-            "width of a head must be at least 1, got 0",
-        ),
-        ({"key_bias": torch.zeros(2, 3)}, ValueError, r"key_bias must be \[B, Nk\] like k .*2, 3"),
-        ({"key_bias": torch.zeros(2, 5).int()}, TypeError, "key_bias must be .* got int32"),
-        ({"q": _Q.int()}, TypeError, "q must be .* got int32"),
-        ({"v": _K.half()}, TypeError, "q, k and v must have the same dtype, got .* float16"),
-        ({"v": _K.to("meta")}, ValueError, "must be on the same device, got .* meta"),
-        (
-            {"cu_seqlens_q": torch.tensor([0, 3])},
-            ValueError,
-            "go together, got cu_seqlens_q without cu_seqlens_k",
-        ),
-        (
-            {"cu_seqlens_k": torch.tensor([0, 3])},
-            ValueError,
-            "go together, got cu_seqlens_k without cu_seqlens_q",
-        ),
-        (
-            _PACKED | {"cu_seqlens_k": torch.tensor([0.0, 2, 5])},
-            TypeError,
-            "cu_seqlens_k must be int32 or int64, got float32",
-        ),
-        (
-            _PACKED | {"cu_seqlens_q": torch.tensor([[0, 2, 6]])},
-            ValueError,
-            r"cu_seqlens_q must be \[S \+ 1\], got shape \(1, 3\)",
-        ),
-        (
-            _PACKED | {"cu_seqlens_q": torch.tensor([0, 6])},
-            ValueError,
-            "must have the same length, got 2 and 3",
-        ),
-        (
-            _PACKED | {"cu_seqlens_q": torch.tensor([0, 2, 5])},
-            ValueError,
-            "cu_seqlens_q must start at 0, never fall and end at 6, .* of q; got 0 to 5",
-        ),
-        (
-            _PACKED | {"cu_seqlens_k": torch.tensor([1, 2, 5])},
-            ValueError,
-            "cu_seqlens_k must start at 0.* end at 5, .* of k; got 1 to 5",
-        ),
-        (
-            {
-                **_PACKED,
-                "cu_seqlens_q": torch.tensor([0, 4, 2, 6]),
-                "cu_seqlens_k": torch.tensor([0, 1, 2, 5]),
-            },
-            ValueError,
-            "cu_seqlens_q .*got 2 after 4",
-        ),
-        ({"backend": "gpu"}, ValueError, "backend must be auto, reference, cpu or cuda, got 'gpu'"),
-    ],
-)
-def test_errors(changes: dict, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=f"^cross_attention: .*{message}"):
-        cross_attention(**{"q": _Q, "k": _K, "v": _K} | changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"out_b": torch.zeros(3, 8)}, ValueError, r"out_a and out_b .* got \(2, 8\) and \(3, 8\)"),
-        ({"lse_b": torch.zeros(2, 8)}, ValueError, r"lse_b must have the shape of out_a \(2, 8\)"),
-        ({"out_b": torch.zeros(2, 8).half()}, TypeError, "out_a and out_b .* float32 and float16"),
-        ({"lse_a": torch.zeros(2).int()}, TypeError, "lse_a must be .* got int32"),
-        ({"lse_a": torch.zeros(2, device="meta")}, ValueError, "same device, got .* meta"),
-    ],
-)
-def test_merge_errors(changes: dict, error: type[Exception], message: str) -> None:
-    arguments = {
-        "out_a": torch.zeros(2, 8),
-        "lse_a": torch.zeros(2),
-        "out_b": torch.zeros(2, 8),
-        "lse_b": torch.zeros(2),
-    } | changes
-    with pytest.raises(error, match=f"^merge_attention: .*{message}"):
-        merge_attention(**arguments)
