@@ -64,7 +64,7 @@ def segment(
             pixels = load_image(image)
             # COCO's pictures are called by their numbers.
             image_id = int(image.stem) if image.stem.isdecimal() else image.stem
-            others = [] if panoptic is None else _other_images(panoptic, image_id)
+            others = [] if panoptic is None else _other_images(panoptic, image_id, image.name)
             from fastregion.models import load
             from fastregion.models.segmentation import Segmenter, segment_image
             from fastregion.regions.proposals import propose_regions, proposer_name
@@ -96,7 +96,7 @@ def segment(
             typer.echo(f"{number}: {one.line}")
 
 
-def _other_images(folder: Path, image_id: int | str) -> list[PanopticImage]:
+def _other_images(folder: Path, image_id: int | str, name: str) -> list[PanopticImage]:
     """What a folder of COCO panoptic files holds of other pictures."""
     from fastregion.models.coco_panoptic import PanopticFiles
 
@@ -104,4 +104,13 @@ def _other_images(folder: Path, image_id: int | str) -> list[PanopticImage]:
         raise ValueError(f"--panoptic: {str(folder)!r} is a file")
     file = folder / _PANOPTIC
     found = PanopticFiles(file) if file.exists() else ()
-    return [one for one in found if one.image_id != image_id]
+    others = []
+    for one in found:
+        if one.image_id != image_id:
+            others.append(one)
+        elif one.file_name != name:  # a.jpg and a.png would have one PNG
+            raise ValueError(
+                f"--panoptic: {str(folder)!r} holds {one.file_name!r} as image {image_id!r}; "
+                f"rename {name!r} or take another folder"
+            )
+    return others

@@ -102,6 +102,10 @@ def test_pictures_are_added_to_a_folder(
     found = list(PanopticFiles(out / "panoptic.json"))
     assert [image.image_id for image in found] == ["other", 139]
     assert [image.size for image in found] == [(50, 30), (40, 60)]
+    Image.new("RGB", (30, 50)).save(tmp_path / "other.bmp")
+    code, text, error = run(capsys, tmp_path / "other.bmp", "--panoptic", out)
+    assert (code, text) == (2, "")
+    assert "holds 'other.jpg' as image 'other'; rename 'other.bmp'" in error
     (out / "panoptic" / "other.png").unlink()
     code, text, error = run(capsys, photo, "--panoptic", out)
     assert (code, text) == (2, "")
