@@ -45,7 +45,8 @@ class RegionRequest:
         joint: if False, every region gets a prompt (and an answer) of its own, in which it is
             ``<Prompt0>``; if True, one prompt speaks about all regions.
         share: prompts may share one image with all their regions marked in it.
-        kept: what the model keeps of the image between the parts of this request.
+        kept: what the model keeps of the image between the parts of this request. It holds for
+            the same weights, dtype and device: make a new request for others.
 
     Raises:
         TypeError: a field of another type or dtype.
