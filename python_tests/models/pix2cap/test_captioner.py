@@ -12,6 +12,7 @@ from captioner_checks import check_batches
 
 from fastregion.models.pix2cap import Pix2CapCaptioner
 from fastregion.models.pix2cap import captioner as captioner_module
+from fastregion.models.pix2cap.captions import tidy
 from fastregion.models.pix2cap.region_queries import matching_queries
 from fastregion.models.pix2cap.templates import TEMPLATES
 from fastregion.models.pix2cap.text_encoder import draw_sentences
@@ -227,7 +228,7 @@ def test_unique_captions(image: np.ndarray, num_beams: int) -> None:
     )
     for index, one in enumerate(found):
         assert one.text
-        assert one.text == captioner.tidy(one.text)
+        assert one.text == tidy(one.text)
         scores = captioner.score(image, boxes, [one.text] * len(boxes))
         assert one.uniqueness.index == index
         assert one.uniqueness.scores == pytest.approx(scores, abs=1e-4)
