@@ -339,8 +339,14 @@ void backward(const CrossAttentionParams& p, const CrossAttentionGradients& g, i
       const int64_t s = item / parts / p.num_kv_heads, kv_head = item / parts % p.num_kv_heads;
       keys.pack(s, kv_head);
       Real* data = parts == 1 ? own_sums.data() : all_sums.data() + item * sums_size;
-      if (parts == 1) std::fill_n(data, sums_size, Real{0});  // the others are zeros as they come
       const KeyGradients<Real> sums = key_gradients(g, data, rows_size);
+      if (parts == 1) {                                  // the others are zeros as they come
+        const int64_t count = std::ssize(keys.index());  // not of the longest sequence
+        for (Real* rows : {sums.keys, sums.values}) {
+          if (rows != nullptr) std::fill_n(rows, count * row, Real{0});
+        }
+        if (sums.bias != nullptr) std::fill_n(sums.bias, count, Real{0});
+      }
       const int64_t blocks = group * blocks_of(keys.sequence()), part = item % parts;
       add_gradients(p, g, keys, kv_head, blocks * part / parts, blocks * (part + 1) / parts, sums,
                     work.data(), scratch.data());
