@@ -77,6 +77,7 @@ def _make(batch_size: int, device: torch.device) -> Ways:
         growing.update(k.clone(), v.clone(), layer)
         preallocated.update(k, v, layer)
         stored = preallocated.layers[layer]
+        stored.handed_on = False  # what the attention function does with new tokens is done here
         stored.lengths += _CONTEXT
         tokens = k.transpose(1, 2).flatten(0, 1), v.transpose(1, 2).flatten(0, 1)
         append_kv_(stored.keys, stored.values, *tokens, rows, columns)
