@@ -1,0 +1,77 @@
+"""What a system brings to the training loop: samples from rows, batches of them, and a loss.
+
+The loop (:mod:`fastregion.training.loop`) knows nothing of pictures or prompts; a system
+(:mod:`fastregion.training.systems`) knows nothing of optimisers, processes or checkpoints.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from fastregion.models.base import Captioner
+from fastregion.training.data import Record
+
+__all__ = ["Loss", "Task"]
+
+
+class Loss(NamedTuple):
+    """The loss of a batch as a sum, so that batches of any size are put together rightly.
+
+    The loop divides the sum of ``total`` over the micro-batches and processes of a step by the sum
+    of ``targets`` over them: the mean over all targets of the step, however they were split.
+
+    Attributes:
+        total: float32 scalar, differentiable: the sum over targets.
+        targets: float32 scalar without gradient: how many targets (tokens; or 1 where a published
+            loss is normalised within its batch).
+        parts: further sums for the log, detached, divided by ``targets`` likewise.
+    """
+
+    total: Tensor
+    targets: Tensor
+    parts: Mapping[str, Tensor] = {}
+
+
+class Task(ABC):
+    """A captioner that is trained, and how.
+
+    Attributes:
+        captioner: what is trained; its parameters that require a gradient, to be exact.
+        step: the module that the loop calls, and that DDP or FSDP wraps: ``step(batch) -> Loss``.
+            It holds ``captioner.model`` under the name ``model``.
+    """
+
+    captioner: Captioner
+    step: nn.Module
+
+    @abstractmethod
+    def sample(self, record: Record, rng: np.random.Generator) -> Any:
+        """Make a row ready: a CPU sample. Runs in workers.
+
+        All chance comes from ``rng``, which depends on the seed, the epoch and the row only.
+
+        Raises:
+            BadRow: the row cannot be trained on.
+        """
+
+    @abstractmethod
+    def num_tokens(self, sample: Any) -> int:
+        """Tokens of the decoder that a sample takes: what batches are filled by."""
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """A batch for ``step``, on the CPU; it has ``to(device)``."""
+
+    @abstractmethod
+    def decoded(self, sample: Any) -> str:
+        """The text of a sample for people, what is learned between ``[[`` and ``]]``."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what ``fastregion.load`` reads, under the published names."""
