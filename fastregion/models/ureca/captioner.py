@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["UrecaBatch", "UrecaCaptioner"]
 
 _TILES_AT_A_TIME = 8  # through the vision tower: bounds its memory, and no product gets faster
-_DEMO_TILES = 12  # of the published demo; the model was trained with at most 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +72,9 @@ class UrecaCaptioner(Captioner):
     Args:
         config: sizes.
         tokenizer: with the tokens of images and masks.
-        max_num: most tiles of a picture, the thumbnail not counted: 12 as in the published demo;
-            the published training has 6 (``config.max_dynamic_patch``).
-        multi_region: allow questions about several regions together, with a ``<mask>`` for each:
-            an extension, which no published model was trained for.
+        max_num: most tiles of a picture, the thumbnail not counted, saved with the model; None for
+            that of the config. The published training has 6 (``config.max_dynamic_patch``).
+        multi_region: likewise; see the config.
         dtype: floating-point type of the weights.
         model_id: name for people.
 
@@ -95,8 +93,8 @@ class UrecaCaptioner(Captioner):
         config: UrecaConfig,
         tokenizer: Tokenizer,
         *,
-        max_num: int = _DEMO_TILES,
-        multi_region: bool = False,
+        max_num: int | None = None,
+        multi_region: bool | None = None,
         dtype: torch.dtype = torch.float32,
         model_id: str | None = None,
     ) -> None:
@@ -104,8 +102,11 @@ class UrecaCaptioner(Captioner):
             tokenizer.token_id(token)  # raises where there is none
         self._dtype = dtype
         self.layout = UrecaLayout.of(config)
+        if multi_region is not None:
+            config = replace(config, multi_region=multi_region)
         super().__init__(config, tokenizer, model_id=model_id)
-        self.max_num, self.multi_region = max_num, multi_region
+        if max_num is not None:
+            self.max_num = max_num
         vocabulary = self.model.language_model.config.vocab_size
         if len(tokenizer) > vocabulary:
             raise ValueError(
@@ -116,12 +117,12 @@ class UrecaCaptioner(Captioner):
     @property
     def max_num(self) -> int:
         """See the class."""
-        return self._max_num
+        return self.config.max_num
 
     @max_num.setter
     def max_num(self, value: int) -> None:
         check_int("max_num", value, at_least=self.config.min_dynamic_patch)
-        self._max_num = value
+        self.config = replace(self.config, max_num=value)
 
     @property
     def tiling(self) -> Tiling:
@@ -214,7 +215,7 @@ class UrecaCaptioner(Captioner):
             NotImplementedError: a question about several regions, unless ``multi_region``.
         """
         tiling, regions = self.tiling, request.regions
-        if request.joint and len(regions) > 1 and not self.multi_region:
+        if request.joint and len(regions) > 1 and not self.config.multi_region:
             raise NotImplementedError(
                 f"regions: {self.model_id} was trained for one region at a time, got "
                 f"{len(regions)} for one question; multi_region=True allows it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from captioner_checks import NEW, check_batches, token_ids
 
 from fastregion.language import generate
+from fastregion.models import load
 from fastregion.models.request import RegionRequest
 from fastregion.models.shared_prompts import SharedPrompts
-from fastregion.models.ureca import UrecaCaptioner
+from fastregion.models.ureca import UrecaCaptioner, UrecaConfig
 from fastregion.models.ureca.prompts import ask_about, conversation_ids, expand
 from fastregion.regions import Region
 
@@ -153,7 +155,8 @@ def test_layout_of_a_prompt(
 def test_the_most_tiles_can_be_chosen(
     captioner: UrecaCaptioner, image: np.ndarray, regions: list[Region]
 ) -> None:
-    assert UrecaCaptioner(captioner.config, captioner.tokenizer).max_num == 12
+    published = UrecaConfig.from_dict(tiny_ureca.config_values())
+    assert UrecaCaptioner(published, captioner.tokenizer).max_num == 12
     more = tiny_ureca.captioner(max_num=12)
 
     def tiles(asked: UrecaCaptioner) -> int:
@@ -165,6 +168,21 @@ def test_the_most_tiles_can_be_chosen(
     assert tiles(more) == 1
     with pytest.raises(ValueError, match="max_num: must be at least 1, got 0"):
         more.max_num = 0
+
+
+def test_settings_of_ours_are_saved(tmp_path: Path) -> None:
+    captioner = tiny_ureca.captioner(max_num=3, multi_region=True)
+    captioner.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert isinstance(again, UrecaCaptioner)
+    assert again.config == captioner.config
+    assert (again.max_num, again.config.multi_region) == (3, True)
+    for wrong, said in (
+        ({"max_num": 0}, "max_num must be an integer of at least 1, got 0"),
+        ({"multi_region": 1}, "multi_region must be true or false, got 1"),
+    ):
+        with pytest.raises(ValueError, match=f"config.json: {said}"):
+            UrecaConfig.from_dict(tiny_ureca.config_values(**wrong))
 
 
 def test_questions(captioner: UrecaCaptioner, image: np.ndarray, regions: list[Region]) -> None:
