@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pix2CapCaptioner"]
 
+_MASKS_AT_A_TIME = 8  # resized to the picture's size: bounds the memory
 _OUTPUT = "output"  # of an image's predictions, among what a request keeps
 
 
@@ -249,14 +250,14 @@ class Pix2CapCaptioner(Captioner):
         """
         kept = keep_queries(output.class_logits[0], inference.object_mask_threshold)
         height, width = output.mask_logits.shape[2:]
-        masks = resize_masks(
-            output.mask_logits[0, kept.queries],
-            (STRIDE * height, STRIDE * width),
-            input_size,
-            size,
+        padded_size = STRIDE * height, STRIDE * width
+        masks = (
+            mask
+            for some in torch.split(output.mask_logits[0, kept.queries], _MASKS_AT_A_TIME)
+            for mask in resize_masks(some, padded_size, input_size, size)
         )
         things = [index for index, category in enumerate(categories) if category.isthing]
-        panoptic, merged = merge_segments(kept, masks, things, inference.overlap_threshold)
+        panoptic, merged = merge_segments(kept, masks, size, things, inference.overlap_threshold)
         queries = [segment.query for segment in merged]
         captions = self.caption(output.object_features[0, queries], num_beams=num_beams)
         texts = {query: text.text for query, text in zip(queries, captions, strict=True)}

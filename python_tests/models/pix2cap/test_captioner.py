@@ -13,6 +13,7 @@ from captioner_checks import check_batches
 from fastregion.models.pix2cap import Pix2CapCaptioner
 from fastregion.models.pix2cap import captioner as captioner_module
 from fastregion.models.pix2cap.captions import tidy
+from fastregion.models.pix2cap.postprocessing import resize_masks
 from fastregion.models.pix2cap.region_queries import matching_queries
 from fastregion.models.pix2cap.templates import TEMPLATES
 from fastregion.models.pix2cap.text_encoder import draw_sentences
@@ -57,6 +58,24 @@ def test_segments(image: np.ndarray) -> None:
     assert captioner.segment(image, mask_threshold=1.0) == []
     fewer = captioner.segment(image, mask_threshold=found[0].score)
     assert len(fewer) < len(found)
+
+
+def test_masks_are_resized_a_few_at_a_time(
+    image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = describing()
+    whole = captioner.segment(image, mask_threshold=0)
+    resized: list[int] = []
+
+    def counted(mask_logits: torch.Tensor, *sizes: Any) -> torch.Tensor:
+        resized.append(len(mask_logits))
+        return resize_masks(mask_logits, *sizes)
+
+    monkeypatch.setattr(captioner_module, "resize_masks", counted)
+    monkeypatch.setattr(captioner_module, "_MASKS_AT_A_TIME", 2)
+    assert captioner.segment(image, mask_threshold=0) == whole
+    assert len(resized) > 1
+    assert max(resized) == 2
 
 
 def test_only_what_becomes_a_segment_is_captioned(
