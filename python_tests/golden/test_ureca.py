@@ -21,6 +21,7 @@ from fastregion.images import resize_image
 from fastregion.language import PackedPrompts
 from fastregion.language.decoder import IncrementalDecoder
 from fastregion.language.internlm2 import FUSED, PROJECTIONS, fuse_wqkv, rename, split_wqkv
+from fastregion.language.packed_attention import decode_packed
 from fastregion.models import load
 from fastregion.models.request import RegionRequest
 from fastregion.models.shared_prompts import SharedPrompts
@@ -438,13 +439,9 @@ def training_batch(case: GoldenCase, captioner: UrecaCaptioner) -> Any:
 
 def answer_logits(captioner: UrecaCaptioner, batch: Any) -> Tensor:
     prompts = packed_batch(captioner, batch)
-    padded = prompts.pad()
-    logits = captioner.decoder(
-        inputs_embeds=padded.inputs_embeds,
-        attention_mask=batch.attention_mask,
-        position_ids=padded.position_ids,
-    ).logits
-    return logits[padded.labels != -100]
+    hidden = decode_packed(captioner.decoder, prompts, batch.visible)
+    assert prompts.labels is not None
+    return captioner.decoder.lm_head(hidden[prompts.labels != -100])
 
 
 @golden_cases("ureca", "train_step")
@@ -454,16 +451,17 @@ def test_collation(case: GoldenCase, tmp_path: Path) -> None:
     for k, sample in enumerate(samples):
         assert sample.input_ids == given[f"sample{k}.input_ids"].tolist()
         assert sample.labels == given[f"sample{k}.labels"].tolist()
-    assert torch.equal(batch.attention_mask, given["batch.attention_mask"])
+    lengths = [len(sample.input_ids) for sample in samples]
+    seen = nn.utils.rnn.pad_sequence(batch.visible.split(lengths), batch_first=True)
+    assert torch.equal(seen.long(), given["batch.attention_mask"])
     assert torch.equal(batch.masks[:, None].float(), given["batch.mask_values"])
     assert distance(normalise(batch.tiles), given["batch.pixel_values"]) <= 1e-6
     padded = packed_batch(captioner, batch).pad()
     assert torch.equal(padded.labels, given["batch.labels"])
     assert torch.equal(padded.position_ids, given["batch.position_ids"])
-    plain = collate(samples, hide_zero_ids=False).attention_mask
-    zeros = sum(0 in sample.input_ids for sample in samples)
-    assert torch.equal(plain, padded.attention_mask)
-    assert bool((plain != batch.attention_mask).any()) == bool(zeros)
+    assert collate(samples, hide_zero_ids=False).visible is None
+    zeros = sum(sample.input_ids.count(0) for sample in samples)
+    assert int((~batch.visible).sum()) == zeros
 
 
 @golden_cases("ureca", "train_step")
@@ -480,7 +478,7 @@ def test_stage_1(case: GoldenCase, tmp_path: Path, checkpointing: bool) -> None:
         assert distance(logits, expected["logits_answer"]) <= LOGITS
 
     def loss() -> Tensor:
-        return model.loss(packed_batch(captioner, batch), batch.attention_mask)
+        return model.loss(packed_batch(captioner, batch), batch.visible)
 
     first = loss()
     assert abs(first.item() / expected["loss"].item() - 1) <= 1e-5
@@ -584,10 +582,10 @@ def test_stage_2(case: GoldenCase, tmp_path: Path) -> None:
     _, batch = training_batch(case, captioner)
     model = captioner.model.train()
     with torch.no_grad():  # B is 0: nothing has changed yet
-        start = model.loss(packed_batch(captioner, batch), batch.attention_mask)
+        start = model.loss(packed_batch(captioner, batch), batch.visible)
         assert abs(start.item() / case.tensors("outputs")["loss"].item() - 1) <= 1e-5
     model.load_state_dict({name: our_lora(captioner, low, name) for name in names}, strict=False)
-    loss = model.loss(packed_batch(captioner, batch), batch.attention_mask)
+    loss = model.loss(packed_batch(captioner, batch), batch.visible)
     assert abs(loss.item() / expected["loss"].item() - 1) <= 1e-5
     loss.backward()
     parameters = dict(model.named_parameters())

@@ -116,13 +116,13 @@ class TrainingBatch:
         tiles: uint8 ``[I, 3, S, S]``, those of all samples.
         masks: uint8 ``[M, S, S]``, those of all samples.
         prompts: rows of I and M in the place of tokens.
-        attention_mask: int64 ``[B, L]``, 0 for tokens that no other looks at.
+        visible: bool ``[total_tokens]``, False for tokens that none looks at; None for all.
     """
 
     tiles: Tensor
     masks: Tensor
     prompts: tuple[PromptLayout, ...]
-    attention_mask: Tensor
+    visible: Tensor | None
 
 
 def training_sample(
@@ -165,7 +165,7 @@ def collate(samples: Sequence[TrainingSample], *, hide_zero_ids: bool = True) ->
         samples: at least one.
         hide_zero_ids: as published, padding is told by its id, 0, so that no token looks at
             another one with that id either (``!`` of Qwen2, ``<unk>`` of InternLM2); labels are
-            not touched. False: only padding is hidden.
+            not touched. False: nothing is hidden.
     """
     prompts = []
     first_tile = first_mask = 0
@@ -179,15 +179,12 @@ def collate(samples: Sequence[TrainingSample], *, hide_zero_ids: bool = True) ->
             )
         )
         first_tile, first_mask = first_tile + len(sample.tiles), first_mask + len(sample.masks)
-    ids = [torch.tensor(sample.input_ids) for sample in samples]
-    seen = [
-        one != _PADDING if hide_zero_ids else torch.ones_like(one, dtype=torch.bool) for one in ids
-    ]
+    ids = torch.tensor([id_ for sample in samples for id_ in sample.input_ids])
     return TrainingBatch(
         tiles=torch.cat([sample.tiles for sample in samples]),
         masks=torch.cat([sample.masks for sample in samples]),
         prompts=tuple(prompts),
-        attention_mask=nn.utils.rnn.pad_sequence(seen, batch_first=True).long(),
+        visible=ids != _PADDING if hide_zero_ids else None,
     )
 
 
@@ -202,7 +199,8 @@ def packed_batch(captioner: UrecaCaptioner, batch: TrainingBatch) -> PackedPromp
 def batch_loss(captioner: UrecaCaptioner, batch: TrainingBatch) -> Tensor:
     """Mean cross entropy of the answers' tokens, all samples together."""
     prompts = packed_batch(captioner, batch)
-    return captioner.model.loss(prompts, batch.attention_mask.to(captioner.device))
+    visible = None if batch.visible is None else batch.visible.to(captioner.device)
+    return captioner.model.loss(prompts, visible)
 
 
 def new_captioner(
