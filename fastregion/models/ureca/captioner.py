@@ -18,12 +18,13 @@ from fastregion.language import (
     append_tokens,
     read_prompts,
 )
-from fastregion.language.lora import lora_layers, merge_lora
+from fastregion.language.internlm2 import INTERNLM2
+from fastregion.language.lora import add_lora, merge_lora
 from fastregion.models.base import Captioner
 from fastregion.models.checkpoint import read_config
 from fastregion.models.request import RegionRequest, check_int
 from fastregion.models.shared_prompts import SharedPrompts
-from fastregion.models.ureca.checkpoint import UrecaLayout, check_against_file
+from fastregion.models.ureca.checkpoint import LORA_SCALE, UrecaLayout, check_against_file
 from fastregion.models.ureca.config import UrecaConfig
 from fastregion.models.ureca.modeling import PromptLayout, UrecaModel
 from fastregion.models.ureca.processing import Tiling
@@ -87,6 +88,7 @@ class UrecaCaptioner(Captioner):
 
     config: UrecaConfig
     model: UrecaModel
+    layout: UrecaLayout
 
     def __init__(
         self,
@@ -171,21 +173,42 @@ class UrecaCaptioner(Captioner):
         load_weights(captioner.model, folder, UrecaLayout.of(config))
         return captioner
 
-    def save_pretrained(
-        self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
-    ) -> None:
-        """Write the published layout; see :meth:`Captioner.save_pretrained`.
+    def add_lora(self, *, rank: int, dropout: float = 0.0, seed: int = 0) -> list[nn.Parameter]:
+        """Give all linear layers of the decoder low-rank updates, for a second stage of training.
+
+        Alpha is twice the rank, as in the published training. The model is saved with its updates
+        beside its weights then, which loading folds. Decoding wants :meth:`merge_lora`.
+
+        Args:
+            rank: of the updates.
+            dropout: of what goes into them, in training.
+            seed: of their first values.
+
+        Returns:
+            The parameters of the updates.
 
         Raises:
-            ValueError: the decoder has LoRA layers.
+            ValueError: as for :func:`fastregion.language.lora.add_lora`.
         """
-        if any(lora_layers(self.decoder)):
-            raise ValueError("model: has LoRA layers; call merge_lora() before saving")
-        super().save_pretrained(folder, dtype=dtype)
+        added = add_lora(
+            self.decoder,
+            rank=rank,
+            alpha=LORA_SCALE * rank,
+            dropout=dropout,
+            share_qkv=self.config.llm["model_type"] == INTERNLM2,  # there they are one layer
+            seed=seed,
+        )
+        self._saved_rank(rank)
+        return added
 
     def merge_lora(self) -> None:
-        """Fold the LoRA layers of a second stage of training into the weights."""
+        """Fold the low-rank updates into the weights."""
         merge_lora(self.decoder)
+        self._saved_rank(0)
+
+    def _saved_rank(self, rank: int) -> None:
+        self.config = replace(self.config, use_llm_lora=rank)
+        self.layout = replace(self.layout, lora_rank=rank)
 
     def build_model(self) -> UrecaModel:
         """The model, without weights."""

@@ -79,8 +79,7 @@ class UrecaConfig:
         mask_min_dynamic_patch: kept; masks are cut as their picture.
         mask_max_dynamic_patch: kept; masks are cut as their picture.
         num_mask_token: N, mask tokens of a tile.
-        use_llm_lora: rank of the LoRA tensors in the file, 0 without. They are folded when the
-            file is read; :meth:`to_dict` always writes 0.
+        use_llm_lora: rank of the LoRA tensors, 0 without. They are folded when a file is read.
         arch: which mask encoder: 3, the published model's, or 2, which looks at image features too.
         mask_thumbnail: ``"released"``, a bicubic thumbnail of the mask that wraps modulo 256, as
             the published weights were trained; ``"clean"``, one clamped to 0..255, for new
@@ -286,7 +285,6 @@ class UrecaConfig:
             "arch": self.arch,
             **_FIXED,
             **{key: getattr(self, key) for key in (*_OURS, *_DEFAULTS)},
-            "use_llm_lora": 0,
         }
 
     @classmethod

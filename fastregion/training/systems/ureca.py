@@ -1,0 +1,342 @@
+"""Training URECA as published: the mask encoder on a frozen InternVL2.5, then LoRA on the decoder.
+
+A row is a conversation about one region of a picture, or captions of its regions, of which each is
+asked for by the published question. All of its prompts share the picture's tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastregion.language import IGNORED_LABEL, PackedPrompts
+from fastregion.models.training_steps import token_loss
+from fastregion.models.ureca import UrecaCaptioner
+from fastregion.models.ureca.modeling import PromptLayout, UrecaModel
+from fastregion.models.ureca.prompts import DEFAULT_INSTRUCTION, conversation_ids, place_masks
+from fastregion.regions import Region
+from fastregion.training.data import BadRow, Record, Turn
+from fastregion.training.data.augmentation import python_random, recompress
+from fastregion.training.systems.decoded import decoded_text
+from fastregion.training.task import Loss, Task
+
+__all__ = [
+    "Options",
+    "UrecaBatch",
+    "UrecaSample",
+    "UrecaStep",
+    "UrecaTask",
+    "train_lora",
+    "train_mask_encoder",
+]
+
+_PADDING = 0  # id that batches are filled with, and that is taken for padding wherever it stands
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of URECA's training.
+
+    Attributes:
+        stage: 1 trains the mask encoder, 2 LoRA on the decoder.
+        num_mask_token: N of a new mask encoder, where the start is InternVL2.5 itself.
+        arch: of a new mask encoder.
+        max_tiles: most tiles of a picture, where its data set does not say; None for the model's
+            ``max_dynamic_patch``, 6 as published.
+        hide_zero_ids: as published, padding is told by its id, 0, so that no token looks at another
+            one with that id either (``!`` of Qwen2, ``<unk>`` of InternLM2); it is learned
+            nevertheless. False: nothing is hidden.
+    """
+
+    stage: Literal[1, 2] = 1
+    num_mask_token: int = 8
+    arch: Literal[2, 3] = 3
+    max_tiles: int | None = None
+    hide_zero_ids: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_tiles is not None and self.max_tiles < 1:
+            raise ValueError(f"options.max_tiles: must be at least 1, got {self.max_tiles}")
+
+
+def train_mask_encoder(captioner: UrecaCaptioner) -> list[str]:
+    """Stage 1: freeze everything but the mask encoder.
+
+    Returns:
+        The published names of the parameters that are trained.
+    """
+    return captioner.freeze("vision_model.*", "mlp1.*", "language_model.*")
+
+
+def train_lora(
+    captioner: UrecaCaptioner, *, rank: int, dropout: float = 0.05, seed: int = 0
+) -> list[str]:
+    """Stage 2: give the decoder LoRA layers, and freeze everything else, embeddings included.
+
+    Args:
+        captioner: modified; see :meth:`UrecaCaptioner.add_lora`.
+        rank: of the updates; 16, 64 or 128 in the published trainings.
+        dropout: in training.
+        seed: of their first values.
+
+    Returns:
+        Our names of the parameters that are trained, below ``language_model``.
+
+    Raises:
+        ValueError: as for ``add_lora``.
+    """
+    added = captioner.add_lora(rank=rank, dropout=dropout, seed=seed)
+    captioner.model.requires_grad_(False)
+    for parameter in added:
+        parameter.requires_grad_(True)
+    return [name for name, p in captioner.model.named_parameters() if p.requires_grad]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UrecaSample:
+    """Conversations about regions of a picture.
+
+    Attributes:
+        tiles: uint8 ``[I, 3, S, S]`` of the picture.
+        masks: uint8 ``[M, S, S]``, those of all prompts.
+        prompts: rows of I and M in the place of tokens, with labels.
+    """
+
+    tiles: Tensor
+    masks: Tensor
+    prompts: tuple[PromptLayout, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UrecaBatch:
+    """Samples one behind the other.
+
+    Attributes:
+        tiles: uint8 ``[I, 3, S, S]``, those of all samples.
+        masks: uint8 ``[M, S, S]``, those of all samples.
+        prompts: rows of I and M in the place of tokens, with labels.
+        visible: bool ``[total_tokens]``, False for tokens that none looks at; None for all.
+    """
+
+    tiles: Tensor
+    masks: Tensor
+    prompts: tuple[PromptLayout, ...]
+    visible: Tensor | None
+
+    def to(self, device: torch.device | str) -> UrecaBatch:
+        """Move the tensors."""
+        return replace(
+            self,
+            tiles=self.tiles.to(device),
+            masks=self.masks.to(device),
+            visible=None if self.visible is None else self.visible.to(device),
+        )
+
+
+class UrecaStep(nn.Module):
+    """The loss of a batch: cross entropy of the answers' tokens.
+
+    Args:
+        model: what is trained.
+    """
+
+    def __init__(self, model: UrecaModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: UrecaBatch) -> Loss:
+        """The sum over the tokens of all answers, and their number."""
+        prompts = self.prompts(batch)
+        return Loss(*token_loss(self.model.language_model, prompts, batch.visible))
+
+    def prompts(self, batch: UrecaBatch) -> PackedPrompts:
+        """What the decoder reads, differentiable in what is trained."""
+        model = self.model
+        image_tokens = model.embed_tiles(batch.tiles)
+        seen = None
+        if model.config.arch == 2:  # each mask tile goes together with the picture's
+            seen = image_tokens[_tiles_of_masks(batch.prompts)]
+        mask_tokens = model.embed_masks(batch.masks, seen)
+        return model.pack(batch.prompts, image_tokens, mask_tokens)
+
+
+def _tiles_of_masks(prompts: Sequence[PromptLayout]) -> list[int]:
+    """For each mask tile the row of the picture's tile in its place."""
+    return [
+        prompt.image[index % len(prompt.image)]
+        for prompt in prompts
+        for index in range(len(prompt.masks))
+    ]
+
+
+def _conversation(turns: Sequence[Turn], num_regions: int) -> list[dict[str, str]]:
+    """As the published rows have it; masks go behind the image where a row does not place them."""
+    found = [{"from": turn.speaker, "value": turn.text} for turn in turns]
+    first = next((turn for turn in found if turn["from"] == "human"), None)
+    if first is not None:
+        first["value"] = place_masks(first["value"], num_regions)
+    return found
+
+
+class UrecaTask(Task):
+    """Captions of regions, each unique in its picture.
+
+    Args:
+        captioner: what is trained; all of it, until parameters are frozen.
+        options: see there.
+    """
+
+    captioner: UrecaCaptioner
+    step: UrecaStep
+
+    def __init__(self, captioner: UrecaCaptioner, options: Options | None = None) -> None:
+        self.captioner, self.options = captioner, options or Options()
+        self.step = UrecaStep(captioner.model)
+        most = self.options.max_tiles or captioner.config.max_dynamic_patch
+        self._tiling = replace(captioner.tiling, max_num=most)
+
+    def sample(self, record: Record, rng: np.random.Generator) -> UrecaSample:
+        """Cut tiles, write the prompts; of several captions of a region, one is drawn.
+
+        Raises:
+            BadRow: no region, no text, a conversation that does not fit its regions, or one that is
+                too long to have an answer in it; a region of another size than the picture.
+        """
+        image, regions = record.image(), record.regions()
+        for region in regions:
+            if region.size != image.shape[:2]:
+                raise BadRow(
+                    f"mask: expected shape {image.shape[:2]} to match the image, got {region.size}",
+                    "size mismatch",
+                )
+        tiling = self._tiling
+        if record.max_tiles is not None:
+            tiling = replace(tiling, max_num=record.max_tiles)
+        tiles = tiling.image(image)
+        if record.jpeg_augmentation:
+            draws = python_random(rng)
+            tiles = torch.stack(
+                [
+                    torch.from_numpy(recompress(tile.permute(1, 2, 0).numpy(), draws))
+                    for tile in tiles
+                ]
+            ).permute(0, 3, 1, 2)
+        masks: list[Tensor] = []
+        prompts = []
+        for conversation, about in self._conversations(record, regions, rng):
+            first = sum(map(len, masks))
+            masks += [tiling.mask(region) for region in about]
+            counts = [len(mask) for mask in masks[-len(about) :]]
+            ids, labels = self._tokens(conversation, len(tiles), counts)
+            rows = range(first, first + sum(counts))
+            prompts.append(
+                PromptLayout(input_ids=ids, image=range(len(tiles)), masks=rows, labels=labels)
+            )
+        return UrecaSample(tiles=tiles, masks=torch.cat(masks), prompts=tuple(prompts))
+
+    def _conversations(
+        self, record: Record, regions: Sequence[Region], rng: np.random.Generator
+    ) -> Iterator[tuple[list[dict[str, str]], Sequence[Region]]]:
+        """The dialogues of a row, and the regions of each."""
+        if not regions:
+            raise BadRow("mask: expected a region, got none", "empty mask")
+        if record.turns:
+            if len(regions) > 1 and not self.captioner.config.multi_region:
+                raise BadRow(
+                    f"mask: expected one region to a conversation, got {len(regions)}; the model's "
+                    "multi_region allows more",
+                    "too many regions",
+                )
+            yield _conversation(record.turns, len(regions)), regions
+            return
+        if len(record.captions) != len(regions):
+            raise BadRow(
+                f"captions: expected one for each of {len(regions)} regions, "
+                f"got {len(record.captions)}",
+                "no text",
+            )
+        for region, texts in zip(regions, record.captions, strict=True):
+            if not texts:
+                raise BadRow("captions: expected text for every region", "no text")
+            answer = texts[rng.integers(len(texts))]
+            asked = Turn(speaker="human", text=DEFAULT_INSTRUCTION)
+            yield _conversation([asked, Turn(speaker="gpt", text=answer)], 1), [region]
+
+    def _tokens(
+        self, conversation: Sequence[dict[str, str]], num_tiles: int, mask_tiles: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """Ids and labels; there is a place for every token, and something to learn."""
+        config, model = self.captioner.config, self.captioner.model
+        if not all(turn["value"].strip() for turn in conversation if turn["from"] == "gpt"):
+            raise BadRow("conversations: expected text in every answer, got none", "no text")
+        wanted = num_tiles * config.tokens_per_tile
+        counts = [count * config.num_mask_token for count in mask_tiles]
+        try:
+            ids, labels = conversation_ids(
+                conversation,
+                self.captioner.tokenizer,
+                system=config.system,
+                image_tokens=wanted,
+                mask_tokens=counts,
+            )
+        except ValueError as error:
+            raise BadRow(str(error)) from error
+        for name, token, expected in (
+            ("image", model.image_id, wanted),
+            ("mask", model.mask_id, sum(counts)),
+        ):
+            if ids.count(token) != expected:
+                raise BadRow(
+                    f"conversations: expected {expected} places for {name} tokens within "
+                    f"{len(ids)} tokens, got {ids.count(token)}"
+                )
+        if all(label == IGNORED_LABEL for label in labels):
+            raise BadRow(
+                f"conversations: expected an answer within {len(ids)} tokens, got none", "no text"
+            )
+        return ids, labels
+
+    def num_tokens(self, sample: UrecaSample) -> int:
+        """Tokens of all prompts, places of image and masks included."""
+        return sum(len(prompt.input_ids) for prompt in sample.prompts)
+
+    def collate(self, samples: Sequence[UrecaSample]) -> UrecaBatch:
+        """Put samples one behind the other."""
+        prompts = []
+        first_tile = first_mask = 0
+        for sample in samples:
+            for prompt in sample.prompts:
+                prompts.append(
+                    replace(
+                        prompt,
+                        image=[first_tile + row for row in prompt.image],
+                        masks=[first_mask + row for row in prompt.masks],
+                    )
+                )
+            first_tile, first_mask = first_tile + len(sample.tiles), first_mask + len(sample.masks)
+        ids = torch.tensor([token for prompt in prompts for token in prompt.input_ids])
+        hidden = self.options.hide_zero_ids and bool((ids == _PADDING).any())
+        return UrecaBatch(
+            tiles=torch.cat([sample.tiles for sample in samples]),
+            masks=torch.cat([sample.masks for sample in samples]),
+            prompts=tuple(prompts),
+            visible=ids != _PADDING if hidden else None,
+        )
+
+    def decoded(self, sample: UrecaSample) -> str:
+        """The conversations, one below the other."""
+        tokenizer = self.captioner.tokenizer
+        return "\n".join(
+            decoded_text(prompt.input_ids, prompt.labels or (), tokenizer)
+            for prompt in sample.prompts
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the model as published: LoRA layers beside the weights, which loading folds."""
+        self.captioner.save_pretrained(folder)
