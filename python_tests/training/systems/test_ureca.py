@@ -121,7 +121,7 @@ def test_captions_share_the_picture(task: UrecaTask) -> None:
     )
     assert [list(prompt.image) for prompt in sample.prompts] == [[0, 1, 2, 3, 4]] * 2
     assert [list(prompt.masks) for prompt in sample.prompts] == [[*range(5)], [*range(5, 10)]]
-    first, second = task.decoded(sample).split("<|im_start|>system")[1:]
+    first = task.decoded(sample).split("<|im_start|>system")[1]
     assert "Describe this region in the image.<|im_end|>" in first
     assert "[[A thing.<|im_end|>]]" in first
     drawn = {
@@ -146,7 +146,7 @@ def test_captions_share_the_picture(task: UrecaTask) -> None:
 
 
 def test_most_tiles_and_jpeg_augmentation(task: UrecaTask) -> None:
-    assert len(task.sample(row(max_tiles=2), rng()).tiles) == 3
+    assert len(task.sample(row(max_tiles=1), rng()).tiles) == 1
     config = task.captioner.config
     assert config.max_dynamic_patch == 6
     assert len(UrecaTask(task.captioner).sample(row(), rng()).tiles) == 7
@@ -247,16 +247,14 @@ def test_a_batch(task: UrecaTask) -> None:
     assert whole.targets == sum(one.targets for one in apart)
     torch.testing.assert_close(whole.total, apart[0].total + apart[1].total)
     # With nothing to hide there is no mask of keys, which fast attention could not do.
-    zero = task.captioner.tokenizer.decode([0], skip_special_tokens=False)
-    hidden = task.sample(row(turns=turns("What?", f"A{zero}thing")), rng())
-    ids = list(hidden.prompts[0].input_ids)
-    expected = torch.tensor(ids) != 0
+    assert batch.visible is None
+    hidden = task.sample(row(turns=turns("What?", "A<unk>thing")), rng())
+    (prompt,) = hidden.prompts
+    assert list(prompt.input_ids).count(0) == list(prompt.labels or ()).count(0) == 1
     found = task.collate([hidden])
-    if 0 in ids:
-        assert found.visible is not None
-        assert torch.equal(found.visible, expected)
+    assert found.visible is not None
+    assert torch.equal(found.visible, torch.tensor(prompt.input_ids) != 0)
     assert tiny_task(hide_zero_ids=False).collate([hidden]).visible is None
-    assert (batch.visible is None) == all(0 not in prompt.input_ids for prompt in batch.prompts)
 
 
 # ---- stage 1 ----
