@@ -20,10 +20,11 @@ from fastregion.models.pix2cap.captions import BEGIN, END
 from fastregion.models.pix2cap.modeling import Pix2CapModel
 from fastregion.models.pix2cap.output import Pix2CapOutput
 from fastregion.models.pix2cap.pixel_decoder import PixelDecoder
-from fastregion.models.pix2cap.recipe import freeze_as_published
 from fastregion.models.pix2cap.targets import Targets
 from fastregion.models.pix2cap.templates import TEMPLATES
 from fastregion.models.pix2cap.transformer_decoder import outside_masks
+from fastregion.training.patterns import fits
+from fastregion.training.recipe import read_recipe
 from fastregion.training.systems.pix2cap import Pix2CapBatch, Pix2CapTask
 
 FEATURES, LOGITS = 2e-4, 1e-3
@@ -181,6 +182,14 @@ def test_captions(case: GoldenCase) -> None:
     assert (free.step(first, cache).gather(1, first[:, None]) == -10000).all()
 
 
+def frozen_as_published(task: Pix2CapTask) -> list[str]:
+    """Freeze what the packaged recipe freezes; gives the names of what is trained."""
+    patterns, named = read_recipe("pix2cap").train, task.parameters()
+    for name, parameter in named.items():
+        parameter.requires_grad_(fits(name, patterns))
+    return [name for name, parameter in named.items() if parameter.requires_grad]
+
+
 @golden_cases("pix2cap", "model")
 def test_training_step(case: GoldenCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Captions under teacher forcing, all losses and the gradient of every parameter.
@@ -189,9 +198,9 @@ def test_training_step(case: GoldenCase, monkeypatch: pytest.MonkeyPatch) -> Non
     """
     captioner, expected = captioner_of(case), recorded(case, "train.")
     about, inputs = case.json("outputs.json"), case.tensors("inputs")
-    step = Pix2CapTask(captioner).step
-    model = step.model
-    trained = freeze_as_published(model, captioner.layout.published)
+    task = Pix2CapTask(captioner)
+    step, model = task.step, captioner.model
+    trained = frozen_as_published(task)
     step.train()
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     kept = [module.p for module in dropouts]
@@ -245,7 +254,7 @@ def test_training_step(case: GoldenCase, monkeypatch: pytest.MonkeyPatch) -> Non
         for name, p in model.named_parameters()
         if p.grad is not None
     }
-    assert lengths.keys() <= set(trained)
+    assert lengths.keys() == set(trained)
     tied = "sem_seg_head.predictor.text_decoder.textual."
     for name, length in about["train.grad_norms"].items():
         if name == f"{tied}output.weight" and name not in lengths:

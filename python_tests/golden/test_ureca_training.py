@@ -31,9 +31,8 @@ from fastregion.training.systems.ureca import (
     Options,
     UrecaBatch,
     UrecaTask,
-    train_lora,
-    train_mask_encoder,
 )
+from fastregion.training.systems.ureca_stages import train_lora, train_mask_encoder
 
 
 def records_of(case: GoldenCase) -> list[Record]:
@@ -191,7 +190,8 @@ def our_lora(captioner: UrecaCaptioner, low: dict[str, Tensor], name: str) -> Te
 
 
 @golden_cases("ureca", "train_step")
-def test_stage_2(case: GoldenCase, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_stage_2(case: GoldenCase, tmp_path: Path, checkpointing: bool) -> None:
     captioner, expected = captioner_of(case, tmp_path), case.tensors("lora_outputs")
     about, low = case.json("config.json"), case.tensors("lora_weights")
     assert about["lora_alpha"] == 2 * about["lora_r"]
@@ -199,6 +199,7 @@ def test_stage_2(case: GoldenCase, tmp_path: Path) -> None:
     task = task_of(case, captioner)
     batch = batch_of(case, task)
     model = captioner.model.train()
+    model.set_gradient_checkpointing(checkpointing)
     with torch.no_grad():  # B is 0: nothing has changed yet
         start = mean(task, batch)
         assert abs(start.item() / case.tensors("outputs")["loss"].item() - 1) <= 1e-5

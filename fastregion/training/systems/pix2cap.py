@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastregion.language import Tokenizer
+from fastregion.models import load
 from fastregion.models.pix2cap import Pix2CapCaptioner
 from fastregion.models.pix2cap.captions import caption_ids, taught_logits
 from fastregion.models.pix2cap.modeling import SIZE_DIVISOR, Pix2CapModel
@@ -29,7 +31,10 @@ from fastregion.training.data import BadRow, Record
 from fastregion.training.systems.pix2cap_view import View, id_map
 from fastregion.training.task import Loss, Task
 
-__all__ = ["Options", "Pix2CapBatch", "Pix2CapSample", "Pix2CapStep", "Pix2CapTask"]
+if TYPE_CHECKING:
+    from fastregion.training.recipe import Recipe
+
+__all__ = ["Options", "Pix2CapBatch", "Pix2CapSample", "Pix2CapStep", "Pix2CapTask", "build_task"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,30 @@ class Pix2CapStep(nn.Module):
     def points(self, device: torch.device) -> Draw:
         """Where masks are compared."""
         return uniform_points(device)
+
+
+def build_task(recipe: Recipe, options: Options) -> Pix2CapTask:
+    """Build the task of a recipe, whose ``train`` says what is frozen.
+
+    Raises:
+        FileNotFoundError, ValueError: the start is missing, damaged or of another model.
+        NotImplementedError: LoRA or gradient checkpointing.
+    """
+    if recipe.start_from is None:
+        raise ValueError("start_from: expected a folder or a file of Pix2Cap, got none")
+    for name, given in (
+        ("lora", recipe.lora is not None),
+        ("gradient_checkpointing", recipe.gradient_checkpointing),
+    ):
+        if given:
+            raise NotImplementedError(f"{name}: Pix2Cap is trained without; leave it out")
+    captioner = load(recipe.start_from, dtype=torch.float32)
+    if not isinstance(captioner, Pix2CapCaptioner):
+        raise ValueError(
+            f"start_from: {recipe.start_from!r} holds a {captioner.model_type!r}, "
+            "expected a Pix2Cap"
+        )
+    return Pix2CapTask(captioner, options)
 
 
 class Pix2CapTask(Task):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,19 @@ from torch import Tensor, nn
 from fastregion.language import IGNORED_LABEL, PackedPrompts
 from fastregion.models.training_steps import token_loss
 from fastregion.models.ureca import UrecaCaptioner
+from fastregion.models.ureca.checkpoint import LORA_SCALE
 from fastregion.models.ureca.modeling import PromptLayout, UrecaModel
 from fastregion.models.ureca.prompts import DEFAULT_INSTRUCTION, conversation_ids, place_masks
 from fastregion.regions import Region
 from fastregion.training.data import BadRow, Record, Turn
 from fastregion.training.data.augmentation import python_random, recompress
+from fastregion.training.patterns import fits, require_fit
 from fastregion.training.systems.decoded import decoded_text
+from fastregion.training.systems.ureca_stages import start_from, train_lora, train_mask_encoder
 from fastregion.training.task import Loss, Task
+
+if TYPE_CHECKING:
+    from fastregion.training.recipe import Recipe
 
 __all__ = [
     "Options",
@@ -32,8 +38,7 @@ __all__ = [
     "UrecaSample",
     "UrecaStep",
     "UrecaTask",
-    "train_lora",
-    "train_mask_encoder",
+    "build_task",
 ]
 
 _PADDING = 0  # id that batches are filled with, and that is taken for padding wherever it stands
@@ -47,8 +52,8 @@ class Options:
         stage: 1 trains the mask encoder, 2 LoRA on the decoder.
         num_mask_token: N of a new mask encoder, where the start is InternVL2.5 itself.
         arch: of a new mask encoder.
-        max_tiles: most tiles of a picture, where its data set does not say; None for the model's
-            ``max_dynamic_patch``, 6 as published.
+        max_tiles: most tiles of a picture, where its data set does not say; kept in the model's
+            config as ``max_dynamic_patch``.
         hide_zero_ids: as published, padding is told by its id, 0, so that no token looks at another
             one with that id either (``!`` of Qwen2, ``<unk>`` of InternLM2); it is learned
             nevertheless. False: nothing is hidden.
@@ -57,45 +62,56 @@ class Options:
     stage: Literal[1, 2] = 1
     num_mask_token: int = 8
     arch: Literal[2, 3] = 3
-    max_tiles: int | None = None
+    max_tiles: int = 6
     hide_zero_ids: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_tiles is not None and self.max_tiles < 1:
-            raise ValueError(f"options.max_tiles: must be at least 1, got {self.max_tiles}")
+        for name in ("num_mask_token", "max_tiles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"options.{name}: must be at least 1, got {getattr(self, name)}")
 
 
-def train_mask_encoder(captioner: UrecaCaptioner) -> list[str]:
-    """Stage 1: freeze everything but the mask encoder.
-
-    Returns:
-        The published names of the parameters that are trained.
-    """
-    return captioner.freeze("vision_model.*", "mlp1.*", "language_model.*")
-
-
-def train_lora(
-    captioner: UrecaCaptioner, *, rank: int, dropout: float = 0.05, seed: int = 0
-) -> list[str]:
-    """Stage 2: give the decoder LoRA layers, and freeze everything else, embeddings included.
-
-    Args:
-        captioner: modified; see :meth:`UrecaCaptioner.add_lora`.
-        rank: of the updates; 16, 64 or 128 in the published trainings.
-        dropout: in training.
-        seed: of their first values.
-
-    Returns:
-        Our names of the parameters that are trained, below ``language_model``.
+def build_task(recipe: Recipe, options: Options) -> UrecaTask:
+    """Build the task of a recipe, with what its stage trains.
 
     Raises:
-        ValueError: as for ``add_lora``.
+        FileNotFoundError, ValueError, NotImplementedError: the start is missing, damaged or of
+            another model; settings of LoRA that do not fit the stage or the published files.
     """
-    added = captioner.add_lora(rank=rank, dropout=dropout, seed=seed)
-    captioner.model.requires_grad_(False)
-    for parameter in added:
-        parameter.requires_grad_(True)
-    return [name for name, p in captioner.model.named_parameters() if p.requires_grad]
+    lora = recipe.lora
+    if (lora is None) != (options.stage == 1):
+        raise ValueError(
+            "lora: stage 1 trains the mask encoder alone; leave it out"
+            if lora
+            else "lora: stage 2 trains low-rank updates; expected their rank, got none"
+        )
+    if lora is not None and lora.alpha != LORA_SCALE * lora.rank:
+        raise ValueError(
+            f"lora.alpha: URECA's files are read with {LORA_SCALE} times the rank of {lora.rank}, "
+            f"got {lora.alpha:g}"
+        )
+    if lora is not None and lora.targets:
+        raise NotImplementedError(
+            "lora.targets: URECA's are all linear layers of the decoder; leave it out"
+        )
+    captioner = start_from(
+        recipe.start_from,
+        new=options.stage == 1,
+        num_mask_token=options.num_mask_token,
+        arch=options.arch,
+        seed=recipe.seed,
+    )
+    if lora is None:
+        train_mask_encoder(captioner)
+    else:
+        train_lora(captioner, rank=lora.rank, dropout=lora.dropout, seed=recipe.seed)
+        named = {captioner.layout.published(n): p for n, p in captioner.model.named_parameters()}
+        require_fit("lora.also_train", lora.also_train, named)
+        for name, parameter in named.items():
+            if fits(name, lora.also_train):
+                parameter.requires_grad_(True)
+    captioner.model.set_gradient_checkpointing(recipe.gradient_checkpointing)
+    return UrecaTask(captioner, options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +214,8 @@ class UrecaTask(Task):
     def __init__(self, captioner: UrecaCaptioner, options: Options | None = None) -> None:
         self.captioner, self.options = captioner, options or Options()
         self.step = UrecaStep(captioner.model)
-        most = self.options.max_tiles or captioner.config.max_dynamic_patch
+        most = self.options.max_tiles
+        captioner.config = replace(captioner.config, max_dynamic_patch=most)
         self._tiling = replace(captioner.tiling, max_num=most)
 
     def sample(self, record: Record, rng: np.random.Generator) -> UrecaSample:

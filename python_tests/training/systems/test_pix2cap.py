@@ -14,17 +14,20 @@ import torch
 from torch.multiprocessing.spawn import start_processes
 
 from fastregion.models import load
-from fastregion.models.pix2cap import Pix2CapCaptioner, criterion
+from fastregion.models.pix2cap import Pix2CapCaptioner, Pix2CapConfig, criterion
 from fastregion.models.pix2cap.text_encoder import draw_sentences
 from fastregion.regions import Region
 from fastregion.training.data import BadRow, Record
+from fastregion.training.optimizers import build_optimizers
+from fastregion.training.patterns import fits
+from fastregion.training.recipe import read_recipe
+from fastregion.training.schedule import learning_rate_factor
+from fastregion.training.systems import build_task
 from fastregion.training.systems.pix2cap import Options, Pix2CapBatch, Pix2CapTask
 from fastregion.training.systems.pix2cap_view import View
 
 SIZE = (60, 90)
-TRAINED = (
-    "transformer_", "mask_embed.", "text_decoder.", "object_proj.", "class_embed"
-)  # fmt: skip
+RECIPE = read_recipe("pix2cap")
 
 
 def row(**more: Any) -> Record:
@@ -53,14 +56,10 @@ def tiny_task(seed: int = 0, image_size: int = 96) -> Pix2CapTask:
 
 
 def freeze(task: Pix2CapTask) -> list[str]:
-    predictor = "sem_seg_head.predictor."
-    names = []
-    for name, parameter in task.step.model.named_parameters():
-        published = task.captioner.layout.published(name)
-        parameter.requires_grad_(published.startswith(tuple(predictor + part for part in TRAINED)))
-        if parameter.requires_grad:
-            names.append(name)
-    return names
+    """As published; gives our names of what is trained."""
+    for name, parameter in task.parameters().items():
+        parameter.requires_grad_(fits(name, RECIPE.train))
+    return [name for name, p in task.step.model.named_parameters() if p.requires_grad]
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +223,79 @@ def test_mixed_precision(dtype: torch.dtype, tolerance: float) -> None:
     losses[1].total.backward()
     gradients = [p.grad for p in step.parameters() if p.requires_grad]
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+
+
+# ---- the recipe ----
+
+
+def full_size() -> Pix2CapTask:
+    """Without weights; the vocabularies do not matter."""
+    return Pix2CapTask(Pix2CapCaptioner(Pix2CapConfig(), *tiny_pix2cap.tokenizer_pair()))
+
+
+def test_the_published_recipe_trains_106_million_parameters() -> None:
+    task = full_size()
+    trained = freeze(task)
+    assert not any("decoder_norm" in name or "lang_encoder" in name for name in trained)
+    (optimizer,) = build_optimizers(task, RECIPE.optimizer)
+    groups = {group["weight_decay"]: group for group in optimizer.param_groups}
+    assert groups.keys() == {0.05, 0.0}
+    assert all(group["lr_factor"] == 1 for group in groups.values())
+    sizes = [sum(p.numel() for p in group["params"]) for group in groups.values()]
+    assert round(sum(sizes) / 1e6, 1) == 106.0
+    # Words and positions of captions; all others are vectors of norms. Biases do decay.
+    exempt = groups[0.0]["params"]
+    assert sorted(p.shape[0] for p in exempt if p.dim() > 1) == [1024, 30522]
+    published = {id(p): name for name, p in task.parameters().items()}
+    names = {published[id(p)].lower() for p in exempt if p.dim() == 1}
+    assert all("norm" in name or "object_feature_projection.1" in name for name in names)
+    decaying = {published[id(p)] for p in groups[0.05]["params"]}
+    assert "sem_seg_head.predictor.transformer_ffn_layers.0.linear1.bias" in decaying
+    assert not any("norm" in name.lower() for name in decaying)
+
+
+def test_pretrained_parts_learn_ten_times_slower() -> None:
+    task = full_size()
+    (optimizer,) = build_optimizers(task, RECIPE.optimizer)
+    published = {id(p): name for name, p in task.parameters().items()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = published[id(parameter)]
+            slow = "backbone" in name or "lang_encoder" in name
+            assert group["lr_factor"] == (0.1 if slow else 1.0), name
+
+
+def test_numbers_of_the_recipe() -> None:
+    assert (RECIPE.optimizer.learning_rate, RECIPE.clip, RECIPE.precision) == (1e-4, 5.0, "fp16")
+    factors = [
+        learning_rate_factor(RECIPE.schedule, step, step / 1000, 1000)
+        for step in (0, 888, 889, 962, 963, 999)
+    ]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({}, ValueError, "start_from: expected a folder or a file of Pix2Cap, got none"),
+        ({"start_from": "x", "lora": {"rank": 4}}, NotImplementedError, "lora: Pix2Cap is trained"),
+        (
+            {"start_from": "x", "gradient_checkpointing": True},
+            NotImplementedError,
+            "gradient_checkpointing: Pix2Cap is trained without",
+        ),
+        (
+            {"start_from": "fastregion/mini"},
+            ValueError,
+            "start_from: 'fastregion/mini' holds a .*, expected a Pix2Cap",
+        ),
+    ],
+)
+def test_recipes_that_cannot_be_built(
+    change: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        build_task(read_recipe("pix2cap", change))
 
 
 # ---- several processes ----
