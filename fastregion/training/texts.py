@@ -21,8 +21,10 @@ def region_captions(record: Record, rng: np.random.Generator) -> list[str]:
     Those of a row with a dialogue are its answers; what was asked does not count.
 
     Raises:
-        BadRow: fewer captions than regions, or one without text.
+        BadRow: no region, fewer captions than regions, or one without text.
     """
+    if not record.num_regions:
+        raise BadRow("regions: expected at least one region, got none", "empty mask")
     if record.captions:
         captions = [_one_of(texts, rng) for texts in record.captions]
     else:
@@ -96,6 +98,6 @@ def readable(
 
     for (learned, name), run in groupby(range(len(input_ids)), kind):
         ids = [input_ids[place] for place in run]
-        text = decode(ids) if name is None else f"{name}*{len(ids)}"
+        text = decode(ids) if name is None else name if len(ids) == 1 else f"{name}*{len(ids)}"
         pieces.append(f"[[{text}]]" if learned else text)
     return "".join(pieces)
