@@ -153,8 +153,7 @@ def decode_image(image: Image.Image, *, name: str, argument: str = "image") -> R
         image.load()
     except Exception as error:  # whatever a decoder trips over in damaged data
         raise ValueError(
-            f"{argument}: {name} is damaged and cannot be decoded "
-            f"({type(error).__name__}: {error})"
+            f"{argument}: {name} is damaged and cannot be decoded ({type(error).__name__}: {error})"
         ) from error
     return _from_pil(image, argument)
 
@@ -166,7 +165,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
         ValueError: the pixels had to be decoded, and the data is damaged.
     """
     # A PNG may hold its EXIF block behind the pixels, where Pillow looks only after decoding.
-    if image.format in ("JPEG", "WEBP") or (image.format == "PNG" and "exif" in image.info):
+    if image.format in ("JPEG", "MPO", "WEBP") or (image.format == "PNG" and "exif" in image.info):
         try:
             orientation = image.getexif().get(ExifTags.Base.Orientation)
         except _BROKEN_EXIF:
