@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,13 +25,17 @@ from fastregion.models.dam.prompts import (
     without_name,
 )
 from fastregion.regions import Region
+from fastregion.training.captioners import load_captioner, low_rank, save_captioner
 from fastregion.training.data import BadRow, Record
 from fastregion.training.data.augmentation import class_name_prompt, dam_prompt, python_random
 from fastregion.training.systems.token_step import TokenStep
 from fastregion.training.task import Task
 from fastregion.training.texts import question_turns, readable, region_captions
 
-__all__ = ["DamTask", "Options"]
+if TYPE_CHECKING:
+    from fastregion.training.recipe import Recipe
+
+__all__ = ["DamTask", "Options", "build_task"]
 
 _NAME = "<Prompt"  # the beginning of what rows about several regions call them
 
@@ -181,4 +186,12 @@ class DamTask(Task):
 
     def save(self, folder: Path) -> None:
         """Write the model with its config and vocabulary, as our single folder."""
-        self.captioner.save_pretrained(folder)
+        save_captioner(self.captioner, folder)
+
+
+def build_task(recipe: Recipe, options: Options) -> DamTask:
+    """A task for the checkpoint that ``recipe.start_from`` names."""
+    captioner = load_captioner(recipe, DamCaptioner)
+    captioner.model.set_gradient_checkpointing(recipe.gradient_checkpointing)
+    low_rank(captioner, recipe.lora)
+    return DamTask(captioner, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +21,17 @@ from fastregion.models.gar.prompts import (
     crop_token,
 )
 from fastregion.regions import Region
+from fastregion.training.captioners import load_captioner, low_rank, save_captioner
 from fastregion.training.data import BadRow, Record
 from fastregion.training.systems.gar_dialogue import make_dialogue
 from fastregion.training.systems.token_step import TokenStep
 from fastregion.training.task import Task
 from fastregion.training.texts import readable
 
-__all__ = ["GarTask", "Options"]
+if TYPE_CHECKING:
+    from fastregion.training.recipe import Recipe
+
+__all__ = ["GarTask", "Options", "build_task"]
 
 _SMALLEST_SIDE = 10  # pixels; the published training skips smaller pictures
 
@@ -36,15 +41,15 @@ class Options:
     """Settings of GAR's training.
 
     Attributes:
-        max_num_tiles: largest grid that a picture is cut into; None for the checkpoint's. The
+        max_tiles: largest grid that a picture is cut into; None for the checkpoint's. The
             published training has 16 for GAR-1B and 8 for GAR-8B.
     """
 
-    max_num_tiles: int | None = None
+    max_tiles: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_num_tiles is not None and self.max_num_tiles < 1:
-            raise ValueError(f"options.max_num_tiles: must be at least 1, got {self.max_num_tiles}")
+        if self.max_tiles is not None and self.max_tiles < 1:
+            raise ValueError(f"options.max_tiles: must be at least 1, got {self.max_tiles}")
 
 
 class GarTask(Task):
@@ -60,8 +65,8 @@ class GarTask(Task):
 
     def __init__(self, captioner: GarCaptioner, options: Options | None = None) -> None:
         self.captioner = captioner
-        if options is not None and options.max_num_tiles is not None:
-            captioner.processor = replace(captioner.processor, max_num_tiles=options.max_num_tiles)
+        if options is not None and options.max_tiles is not None:
+            captioner.processor = replace(captioner.processor, max_num_tiles=options.max_tiles)
         self._prepared: Preparation = captioner.preparation
         tokenizer = captioner.tokenizer
         self._header = tokenizer.encode(ANSWER_HEADER)
@@ -123,4 +128,12 @@ class GarTask(Task):
 
     def save(self, folder: Path) -> None:
         """Write the model under the published names, with config, vocabulary and processor."""
-        self.captioner.save_pretrained(folder)
+        save_captioner(self.captioner, folder)
+
+
+def build_task(recipe: Recipe, options: Options) -> GarTask:
+    """A task for the checkpoint that ``recipe.start_from`` names."""
+    captioner = load_captioner(recipe, GarCaptioner)
+    captioner.model.set_gradient_checkpointing(recipe.gradient_checkpointing)
+    low_rank(captioner, recipe.lora)
+    return GarTask(captioner, options)
