@@ -117,12 +117,14 @@ def _members(shard: Path) -> dict[str, dict[str, tuple[int, int]]]:
                 head, slash, name = member.name.rpartition("/")
                 stem, _, kind = name.partition(".")
                 known = kind.lower() in (*_PICTURES, _MASK, *_TEXTS, "json")
-                if not member.isreg() or not stem or not known:
+                if not member.isreg() or member.issparse() or not stem or not known:
                     continue
                 if member.offset_data + member.size > size:
                     raise ValueError(f"data: {str(shard)!r} is cut off in {member.name!r}")
-                place = (member.offset_data, member.size)
-                found.setdefault(head + slash + stem, {})[kind.lower()] = place
+                sample = found.setdefault(head + slash + stem, {})
+                if kind.lower() in sample:
+                    raise ValueError(f"data: {str(shard)!r} has {member.name!r} twice")
+                sample[kind.lower()] = (member.offset_data, member.size)
     except tarfile.TarError as error:
         raise ValueError(
             f"data: {str(shard)!r} is no plain tar file ({error}); unpack a compressed one first"
