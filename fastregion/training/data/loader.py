@@ -249,9 +249,9 @@ class _Keys(Sampler[_Key]):
     def __iter__(self) -> Iterator[_Key]:
         epoch, position = self._epoch, self._position
         while True:
-            rows = self._order.rows(epoch).tolist()
+            rows = self._order.rows(epoch)
             for place in range(position, len(rows)):
-                row, copy = rows[place]
+                row, copy = rows[place].tolist()
                 yield _Key(epoch, place, row, copy, last=place == len(rows) - 1)
             epoch, position = epoch + 1, 0
 
