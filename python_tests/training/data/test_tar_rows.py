@@ -46,7 +46,8 @@ def test_webdataset_shards(tmp_path: Path) -> None:
             "a.json": json.dumps(about).encode(),
             "b.png": tiny_rows.png(tiny_rows.pixels(5)),
             "b.mask.png": tiny_rows.png(grey),
-            "b.json": json.dumps({"caption": "A bowl."}).encode(),
+            "b.json": json.dumps({"captions": ["A bowl."]}).encode(),
+            "b.txt": b"The JSON has texts of its own.",
         },
     )
     for kind in ("webdataset", "dam"):
