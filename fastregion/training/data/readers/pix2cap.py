@@ -18,7 +18,7 @@ from fastregion.training.data.record import BadRow, Record
 
 __all__ = ["Pix2CapRecords"]
 
-_SHORTEST_CAPTION = 3  # characters
+_SHORTEST = 3  # characters of a description
 _CLASSES = frozenset(category.id for category in COCO_PANOPTIC)
 
 
@@ -47,13 +47,13 @@ class Pix2CapRecords:
         self._image_ids = [
             image_id
             for image_id in self._files.image_ids
-            if all(len(caption_of(i)) >= _SHORTEST_CAPTION for i in self._files.infos(image_id))
+            if all(len(caption_of(info)) >= _SHORTEST for info in self._files.infos(image_id))
         ]
         self.left_out = len(self._files.image_ids) - len(self._image_ids)
         if not self._image_ids:
             raise ValueError(
                 f"data: {str(annotations)!r}: every image has a segment whose description is "
-                "shorter than 3 characters"
+                f"shorter than {_SHORTEST} characters"
             )
 
     def __len__(self) -> int:
