@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from fastregion.language import Tokenizer
-from fastregion.models import load
 from fastregion.models.pix2cap import Pix2CapCaptioner
 from fastregion.models.pix2cap.captions import caption_ids, taught_logits
 from fastregion.models.pix2cap.modeling import SIZE_DIVISOR, Pix2CapModel
@@ -27,9 +26,11 @@ from fastregion.models.pix2cap.points import Draw, uniform_points
 from fastregion.models.pix2cap.processing import normalise, pad_batch
 from fastregion.models.pix2cap.targets import Targets
 from fastregion.models.pix2cap.text_encoder import draw_sentences
+from fastregion.training.captioners import load_captioner
 from fastregion.training.data import BadRow, Record
 from fastregion.training.systems.pix2cap_view import View, id_map
 from fastregion.training.task import Loss, Task
+from fastregion.training.texts import region_captions
 
 if TYPE_CHECKING:
     from fastregion.training.recipe import Recipe
@@ -148,21 +149,13 @@ def build_task(recipe: Recipe, options: Options) -> Pix2CapTask:
         FileNotFoundError, ValueError: the start is missing, damaged or of another model.
         NotImplementedError: LoRA or gradient checkpointing.
     """
-    if recipe.start_from is None:
-        raise ValueError("start_from: expected a folder or a file of Pix2Cap, got none")
     for name, given in (
         ("lora", recipe.lora is not None),
         ("gradient_checkpointing", recipe.gradient_checkpointing),
     ):
         if given:
             raise NotImplementedError(f"{name}: Pix2Cap is trained without; leave it out")
-    captioner = load(recipe.start_from, dtype=torch.float32)
-    if not isinstance(captioner, Pix2CapCaptioner):
-        raise ValueError(
-            f"start_from: {recipe.start_from!r} holds a {captioner.model_type!r}, "
-            "expected a Pix2Cap"
-        )
-    return Pix2CapTask(captioner, options)
+    return Pix2CapTask(load_captioner(recipe, Pix2CapCaptioner), options)
 
 
 class Pix2CapTask(Task):
@@ -196,7 +189,7 @@ class Pix2CapTask(Task):
         image = record.image()
         ids = id_map(record.regions(), image.shape[:2])
         view = View.draw(self.options.image_size, rng)
-        captions = tuple(texts[rng.integers(len(texts))] for texts in record.captions)
+        captions = tuple(region_captions(record, rng))
         sentences = tuple(draw_sentences(self.captioner.config.class_names, rng))
         numbers = np.arange(1, len(classes) + 1, dtype=np.int32)[:, None, None]
         return Pix2CapSample(
@@ -208,18 +201,10 @@ class Pix2CapTask(Task):
         )
 
     def _check(self, record: Record) -> list[int]:
-        """The class of each region."""
-        count = record.num_regions
-        if not count:
-            raise BadRow("masks: expected at least one segment, got none", "empty mask")
-        for name, found in (
-            ("category_ids", len(record.category_ids)),
-            ("captions", len(record.captions)),
-        ):
-            if found != count:
-                raise BadRow(f"{name}: expected one for each of {count} regions, got {found}")
-        if not all(texts and all(map(str.strip, texts)) for texts in record.captions):
-            raise BadRow("captions: expected text for every region, got none for some", "no text")
+        """The class of each region, in the order of the model's."""
+        count, found = record.num_regions, len(record.category_ids)
+        if found != count:
+            raise BadRow(f"category_ids: expected one for each of {count} regions, got {found}")
         for category in record.category_ids:
             if category not in self._classes:
                 raise BadRow(f"category_ids: {category} is no class of the model")

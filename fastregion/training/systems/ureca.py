@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,14 +21,20 @@ from fastregion.models.training_steps import token_loss
 from fastregion.models.ureca import UrecaCaptioner
 from fastregion.models.ureca.checkpoint import LORA_SCALE
 from fastregion.models.ureca.modeling import PromptLayout, UrecaModel
-from fastregion.models.ureca.prompts import DEFAULT_INSTRUCTION, conversation_ids, place_masks
+from fastregion.models.ureca.prompts import (
+    DEFAULT_INSTRUCTION,
+    IMAGE_CONTEXT,
+    MASK_CONTEXT,
+    conversation_ids,
+    place_masks,
+)
 from fastregion.regions import Region
 from fastregion.training.data import BadRow, Record, Turn
 from fastregion.training.data.augmentation import python_random, recompress
 from fastregion.training.patterns import fits, require_fit
-from fastregion.training.systems.decoded import decoded_text
 from fastregion.training.systems.ureca_stages import start_from, train_lora, train_mask_encoder
 from fastregion.training.task import Loss, Task
+from fastregion.training.texts import readable, region_captions
 
 if TYPE_CHECKING:
     from fastregion.training.recipe import Recipe
@@ -272,17 +279,8 @@ class UrecaTask(Task):
                 )
             yield _conversation(record.turns, len(regions)), regions
             return
-        if len(record.captions) != len(regions):
-            raise BadRow(
-                f"captions: expected one for each of {len(regions)} regions, "
-                f"got {len(record.captions)}",
-                "no text",
-            )
-        for region, texts in zip(regions, record.captions, strict=True):
-            if not texts:
-                raise BadRow("captions: expected text for every region", "no text")
-            answer = texts[rng.integers(len(texts))]
-            asked = Turn(speaker="human", text=DEFAULT_INSTRUCTION)
+        asked = Turn(speaker="human", text=DEFAULT_INSTRUCTION)
+        for region, answer in zip(regions, region_captions(record, rng), strict=True):
             yield _conversation([asked, Turn(speaker="gpt", text=answer)], 1), [region]
 
     def _tokens(
@@ -348,9 +346,11 @@ class UrecaTask(Task):
 
     def decoded(self, sample: UrecaSample) -> str:
         """The conversations, one below the other."""
-        tokenizer = self.captioner.tokenizer
+        model, tokenizer = self.captioner.model, self.captioner.tokenizer
+        places = {model.image_id: IMAGE_CONTEXT, model.mask_id: MASK_CONTEXT}
+        decode = partial(tokenizer.decode, skip_special_tokens=False)
         return "\n".join(
-            decoded_text(prompt.input_ids, prompt.labels or (), tokenizer)
+            readable(prompt.input_ids, prompt.labels or (), decode, places)
             for prompt in sample.prompts
         )
 

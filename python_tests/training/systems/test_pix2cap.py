@@ -82,7 +82,7 @@ def test_a_sample(task: Pix2CapTask) -> None:
         rng = np.random.default_rng(seed)
         view = View.draw(96, rng)
         assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), view.image(row().image()))
-        rng.integers(2), rng.integers(1)
+        rng.integers(2)  # of two captions; of one, none is drawn
         names = task.captioner.config.class_names
         assert sample.sentences == tuple(draw_sentences(names, rng))
         assert not targets.masks[0].logical_and(targets.masks[1]).any()
@@ -117,11 +117,15 @@ def test_a_sample_in_words(task: Pix2CapTask) -> None:
 @pytest.mark.parametrize(
     ("more", "said", "kind"),
     [
-        ({"num_regions": 0, "captions": (), "category_ids": ()}, "at least one segment", None),
+        (
+            {"num_regions": 0, "captions": (), "category_ids": ()},
+            "at least one region",
+            "empty mask",
+        ),
         ({"category_ids": ()}, "category_ids: expected one for each of 2 regions, got 0", None),
         ({"captions": ()}, "captions: expected one for each of 2 regions, got 0", None),
-        ({"captions": (("a",), (" ",))}, "captions: expected text for every region", "no text"),
-        ({"captions": (("a",), ())}, "captions: expected text for every region", "no text"),
+        ({"captions": (("a",), (" ",))}, "captions: expected text, got none .* 1", "no text"),
+        ({"captions": (("a",), ())}, "captions: expected text, got none .* region 1", "no text"),
         ({"category_ids": (2, 4)}, "category_ids: 4 is no class of the model", None),
         (
             {"regions": lambda: (Region.from_box((0, 0, 2, 2), (60, 91)),) * 2},
@@ -277,7 +281,7 @@ def test_numbers_of_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({}, ValueError, "start_from: expected a folder or a file of Pix2Cap, got none"),
+        ({}, ValueError, "start_from: pix2cap starts from a checkpoint, got none"),
         ({"start_from": "x", "lora": {"rank": 4}}, NotImplementedError, "lora: Pix2Cap is trained"),
         (
             {"start_from": "x", "gradient_checkpointing": True},
@@ -287,7 +291,7 @@ def test_numbers_of_the_recipe() -> None:
         (
             {"start_from": "fastregion/mini"},
             ValueError,
-            "start_from: 'fastregion/mini' holds a .*, expected a Pix2Cap",
+            "start_from: expected a checkpoint of 'pix2cap', got .* in 'fastregion/mini'",
         ),
     ],
 )

@@ -202,8 +202,12 @@ def turns(*texts: str) -> tuple[Turn, ...]:
             "malformed row",
         ),
         ({"turns": ()}, "captions: expected one for each of 1 regions, got 0", "no text"),
-        ({"turns": (), "captions": ((),)}, "captions: expected text for every region", "no text"),
-        ({"turns": (), "captions": (("",),)}, "expected text in every answer", "no text"),
+        (
+            {"turns": (), "captions": ((),)},
+            "captions: expected text, got none for region 0",
+            "no text",
+        ),
+        ({"turns": (), "captions": (("",),)}, "captions: expected text, got none", "no text"),
     ],
 )
 def test_rows_that_cannot_be_learned(
