@@ -14,7 +14,6 @@ import torch
 from captioner_checks import NEW
 from PIL import Image
 
-from fastregion.language.internlm2 import fuse_wqkv
 from fastregion.models import load
 from fastregion.models.ureca import UrecaCaptioner
 from fastregion.regions import Region
@@ -381,30 +380,3 @@ def test_stage_2_trains_lora_alone(tmp_path: Path, internlm2: bool) -> None:
     assert len(changed) == 2 * 7
     assert all("_proj.weight" in name for name in changed)
     assert captioner.score(IMAGE, REGION, "A thing!") > start
-
-
-@pytest.mark.parametrize(
-    ("rank", "dropout", "message"),
-    [(0, 0.0, "rank: must be at least 1, got 0"), (2, 1.0, r"dropout: must be in \[0, 1\), got 1")],
-)
-def test_refused_lora(rank: int, dropout: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        train_lora(tiny_ureca.captioner(), rank=rank, dropout=dropout)
-
-
-def test_lora_of_internlm2_is_that_of_its_fused_layer() -> None:
-    captioner = tiny_ureca.captioner(internlm2=True)
-    train_lora(captioner, rank=3)
-    attention = captioner.decoder.model.layers[1].self_attn
-    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
-    for layer in layers:
-        torch.nn.init.normal_(layer.lora_B["default"].weight)
-    assert captioner.layout.heads is not None
-    _, kv_heads = captioner.layout.heads
-    a = layers[0].lora_A["default"].weight
-    assert all(layer.lora_A["default"].weight is a for layer in layers)
-    b = fuse_wqkv(*(layer.lora_B["default"].weight for layer in layers), kv_heads)
-    fused = fuse_wqkv(*(layer.weight for layer in layers), kv_heads) + 2 * b @ a
-    captioner.merge_lora()
-    merged = (attention.q_proj, attention.k_proj, attention.v_proj)
-    torch.testing.assert_close(fuse_wqkv(*(layer.weight for layer in merged), kv_heads), fused)
