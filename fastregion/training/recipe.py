@@ -235,13 +235,6 @@ class Recipe:
         for name, value in (("ema", self.ema), ("max_bad_share", self.max_bad_share)):
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name}: must lie in [0, 1), got {value}")
-        if self.fsdp and self.optimizer.name == "muon":
-            raise NotImplementedError(
-                "optimizer.name: muon needs whole matrices, which fsdp shards; "
-                "use adamw, or fsdp=false"
-            )
-        if self.fsdp and self.precision == "fp16":
-            raise NotImplementedError("precision: fp16 does not go with fsdp; use bf16")
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
