@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fastregion.models.ureca import UrecaCaptioner
 from fastregion.regions import Region
 from fastregion.training import read_recipe, train
 from fastregion.training.systems import build_task
+from fastregion.training.systems.pix2cap import Pix2CapTask
 
 SIZE = (50, 70)
 
@@ -212,7 +214,7 @@ def write_pix2cap_rows(folder: Path) -> dict[str, str]:
     return {"format": "pix2cap", "path": path, "images": pictures}
 
 
-def test_pix2cap(tmp_path: Path) -> None:
+def test_pix2cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny_pix2cap.captioner()
     made.save_pretrained(tmp_path / "start")
     recipe = read_recipe(
@@ -236,3 +238,18 @@ def test_pix2cap(tmp_path: Path) -> None:
     trained = {name for name, p in build_task(recipe).parameters().items() if p.requires_grad}
     assert moved == trained
     assert load(tmp_path / "run" / "model").config == made.config
+
+    # Killed and taken up again, with other views, points, sentences and dropout in every step.
+    def die(self: Pix2CapTask, progress: float) -> None:
+        if progress > 0.5:
+            raise KeyboardInterrupt
+
+    saving = replace(recipe, save_every=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pix2CapTask, "set_progress", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(saving, tmp_path / "again")
+    assert len(metrics(tmp_path / "again")) == 2
+    assert train(saving, tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model" / "model.safetensors")
+    assert all(torch.equal(again[key], value) for key, value in after.items())
