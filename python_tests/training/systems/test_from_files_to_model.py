@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +140,34 @@ def test_both_stages_of_ureca(tmp_path: Path, internlm2: bool) -> None:
     image = np.asarray(Image.open(tmp_path / "images" / "sa_1.jpg"))
     text = captioner.describe(image, Region.from_box((2, 3, 20, 30), SIZE), max_new_tokens=4)
     assert isinstance(text, str)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_two_processes_have_the_losses_of_one(tmp_path: Path, fsdp: bool) -> None:
+    """DDP and FSDP, by the command line: a row of each micro-batch to a process."""
+    tiny_ureca.captioner().save_pretrained(tmp_path / "start")
+    write_ureca_rows(tmp_path)
+    values = {
+        **SHORT,
+        "start_from": str(tmp_path / "start"),
+        "data": [{"format": "ureca", "path": str(tmp_path / "meta.json")}],
+        "steps": 4,
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.0},
+        "group_by_length": False,
+    }
+    assert train(read_recipe("ureca_stage2", values), tmp_path / "one")
+    several = {**values, "batch_size": 1, "fsdp": fsdp}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    given = [f"{key}={json.dumps(value)}" for key, value in several.items()]
+    subprocess.run(
+        [*torchrun, "-m", "fastregion", "train", "ureca_stage2", *given, "--output", "two"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
 @pytest.mark.parametrize(
