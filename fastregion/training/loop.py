@@ -35,8 +35,6 @@ from fastregion.training.updates import Updates
 
 __all__ = ["train"]
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def train(recipe: Recipe, output: str | Path, *, task: Task | None = None) -> bool:
     """Train as a recipe says; a folder that holds an unfinished run of it is continued.
@@ -83,6 +81,8 @@ class _Run:
 
     def __init__(self, recipe: Recipe, folder: RunFolder, processes: Processes, task: Task) -> None:
         self.recipe, self.folder, self.processes, self.task = recipe, folder, processes, task
+        if processes.sharded:
+            _check_sharded(recipe)
         frozen = frozen_fingerprint(task.step)
         self.model = processes.wrap(task.step.train())
         self.updates = Updates(task, recipe, processes.device)
@@ -160,8 +160,9 @@ class _Run:
         )
         seconds = totals["seconds"] / self.processes.count
         self.clock = clock.after_step(seconds)
-        row = _told(totals) | {
+        row = {
             "step": self.clock.step,
+            **_told(totals),
             "epoch": item.epoch,
             "learning_rate": rate,
             "gradient_norm": norm,
@@ -171,9 +172,8 @@ class _Run:
         return row, totals["stop"] > 0
 
     def _forward(self, batch: Any) -> Loss:
-        kind = self.processes.device.type
-        dtype = _AUTOCAST.get(self.recipe.precision)
-        with torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+        dtype = self.recipe.autocast_dtype
+        with torch.autocast(self.processes.device.type, dtype=dtype, enabled=dtype is not None):
             loss: Loss = self.model(batch.to(self.processes.device))
         return loss
 
@@ -202,8 +202,19 @@ class _Run:
         if recipe.epochs is None:
             return recipe.steps
         # The first process's number: where samples are packed, it is an estimate.
-        batches = self.processes.from_first(self.batches.batches_per_epoch())
+        own = self.batches.batches_per_epoch() if self.processes.is_first else 0
+        batches = self.processes.from_first(own)
         return max(1, math.ceil(recipe.epochs * batches / recipe.accumulation))
+
+
+def _check_sharded(recipe: Recipe) -> None:
+    """Raise for what cannot be done with shards of matrices."""
+    if recipe.optimizer.name == "muon":
+        raise NotImplementedError(
+            "optimizer.name: muon needs whole matrices, which FSDP shards; use adamw, or DDP"
+        )
+    if recipe.precision == "fp16":
+        raise NotImplementedError("precision: fp16 does not go with FSDP; use bf16, or DDP")
 
 
 def _told(totals: Mapping[str, float]) -> dict[str, float]:

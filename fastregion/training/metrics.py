@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,14 +87,15 @@ class Metrics:
                 self._board.close()
 
     def add(self, row: Mapping[str, Any], progress: float) -> None:
-        """Tell of a step."""
+        """Tell of a step; numbers that are not finite become null."""
         if not self._enabled:
             return
-        self._file.write(json.dumps(row) + "\n")
+        numbers = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        self._file.write(json.dumps(numbers) + "\n")
         self._file.flush()
         if self._board is not None:
-            for name, value in row.items():
-                if name != "step":
+            for name, value in numbers.items():
+                if name != "step" and value is not None:
                     self._board.add_scalar(name, value, row["step"])
         told = f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s"
         done = row["step"] if self._by_steps else 1000 * progress

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from fastregion.training.data import DataSource
 from fastregion.training.settings import from_mapping, with_overrides
 from fastregion.training.systems import SYSTEMS
@@ -233,13 +235,11 @@ class Recipe:
         for name, value in (("ema", self.ema), ("max_bad_share", self.max_bad_share)):
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name}: must lie in [0, 1), got {value}")
-        if self.fsdp and self.optimizer.name == "muon":
-            raise NotImplementedError(
-                "optimizer.name: muon needs whole matrices, which fsdp shards; "
-                "use adamw, or fsdp=false"
-            )
-        if self.fsdp and self.precision == "fp16":
-            raise NotImplementedError("precision: fp16 does not go with fsdp; use bf16")
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """What products are computed in; None for the weights' own type."""
+        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
 
 def at_least(least: float, **values: float) -> None:

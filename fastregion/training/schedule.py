@@ -23,7 +23,7 @@ def learning_rate_factor(
     """
     share = schedule.warmup_ratio
     if schedule.warmup_steps:
-        share = schedule.warmup_steps / num_steps if num_steps else 0.0
+        share = min(schedule.warmup_steps / num_steps, 1.0) if num_steps else 0.0
         risen = step / schedule.warmup_steps
     else:
         risen = progress / share if share else 1.0
