@@ -168,13 +168,17 @@ def with_values(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
     """While it is entered, parameters and buffers are these plain tensors on the CPU."""
     before: list[tuple[dict[str, Any], str, Any]] = []
     tied = _first_names(module)
+    made: dict[str, nn.Parameter] = {}  # a parameter of two modules stays that of both
     for name, value in module.state_dict(keep_vars=True).items():
         owner, _, last = name.rpartition(".")
         part = module.get_submodule(owner)
         table: Any = part._parameters if last in part._parameters else part._buffers
-        new = values[tied.get(id(value), name)]
+        first = tied.get(id(value), name)
         before.append((table, last, table[last]))
-        table[last] = nn.Parameter(new, requires_grad=False) if table is part._parameters else new
+        if table is part._parameters:
+            table[last] = made.setdefault(first, nn.Parameter(values[first], requires_grad=False))
+        else:
+            table[last] = values[first]
     try:
         yield
     finally:
