@@ -129,6 +129,8 @@ def _varlen() -> Callable[..., Any] | None:
     taken = inspect.signature(varlen_attn).parameters
     if not {"scale", "window_size", "enable_gqa"} <= taken.keys():
         return None
+    if not torch.cuda.is_available():
+        return None
     # Flash attention wants Ampere or newer.
     return varlen_attn if torch.cuda.get_device_capability() >= (8, 0) else None
 
