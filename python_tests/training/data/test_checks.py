@@ -23,6 +23,8 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         ({"mask": [0, 0, 9, 9], "caption": "A."}, "image: is missing, the row has mask, caption"),
         ({**GOOD, "image": 3}, "image: expected a path or a picture, got int 3"),
         ({**GOOD, "caption": 3}, "caption: expected text, got int 3"),
+        ({**GOOD, "image": "A" * 9999}, r"image: expected a path .*, got str 'AAA.*\.\.\.$"),
+        ({**GOOD, "mask": ""}, "mask: expected a path or a picture, got str ''"),
         ({**GOOD, "id": [1]}, "id: expected a number or text, got list"),
         ({**GOOD, "captions": ["A."]}, "captions: expected either caption or captions"),
         ({**GOOD, "conversations": tiny_rows.dialogue("A")}, "expected either these or captions"),
@@ -40,6 +42,8 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "missing file": [
         ({**GOOD, "image": "gone.png"}, "no such file"),
         ({**GOOD, "mask": "gone.png"}, "no such file"),
+        ({**GOOD, "image": "x" * 3000}, "File name too long|no such file"),
+        ({**GOOD, "mask": "x" * 3000}, "File name too long|no such file"),
     ],
     "unreadable picture": [
         ({**GOOD, "image": "torn.png"}, "is not a picture of a known format"),
