@@ -147,11 +147,13 @@ def build_task(recipe: Recipe, options: Options) -> Pix2CapTask:
 
     Raises:
         FileNotFoundError, ValueError: the start is missing, damaged or of another model.
-        NotImplementedError: LoRA or gradient checkpointing.
+        NotImplementedError: LoRA, gradient checkpointing, or FSDP, which cannot shard the scalar
+            that class logits are multiplied by.
     """
     for name, given in (
         ("lora", recipe.lora is not None),
         ("gradient_checkpointing", recipe.gradient_checkpointing),
+        ("fsdp", recipe.fsdp),
     ):
         if given:
             raise NotImplementedError(f"{name}: Pix2Cap is trained without; leave it out")

@@ -289,6 +289,11 @@ def test_numbers_of_the_recipe() -> None:
             "gradient_checkpointing: Pix2Cap is trained without",
         ),
         (
+            {"start_from": "x", "fsdp": True, "precision": "bf16"},
+            NotImplementedError,
+            "fsdp: Pix2Cap is trained without",
+        ),
+        (
             {"start_from": "fastregion/mini"},
             ValueError,
             "start_from: expected a checkpoint of 'pix2cap', got .* in 'fastregion/mini'",
