@@ -7,8 +7,9 @@ beside their categories: as ``description`` in Pix2Cap-COCO, as ``caption`` in p
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,33 @@ __all__ = [
     "PanopticImage",
     "SegmentIdError",
     "UnknownCategoryError",
+    "caption_of",
     "write_panoptic",
 ]
 
 _MAX_JSON_BYTES = 1 << 29  # COCO's own file of 118,000 images is below
 _LARGEST_ID = (1 << 24) - 1
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_score(value: object) -> bool:
+    return value is None or _is_int(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+# What a segment may have beside its id and category.
+_SEGMENT_KEYS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    ("caption", _is_text, "text"),
+    ("description", _is_text, "text"),
+    ("score", _is_score, "a number or null"),
+    ("iscrowd", lambda value: value in (0, 1), "0 or 1"),
+)
 
 
 class SegmentIdError(ValueError):
@@ -123,6 +146,8 @@ class PanopticFiles:
         self._images = {
             self._value(image, "id", int | str): image for image in self._list(content, "images")
         }
+        for image_id, image in self._images.items():
+            self._check_image(image, image_id)
         self.categories = {category.id: category for category in COCO_PANOPTIC}
         for entry in self._list(content, "categories", required=False):
             values = (self._value(entry, "id", int), self._value(entry, "name", str))
@@ -160,11 +185,7 @@ class PanopticFiles:
             FileNotFoundError, ValueError: the PNG is missing, damaged, no RGB picture, or of
                 another size than the image.
         """
-        if image_id not in self._annotations:
-            raise MissingImageError(
-                f"annotations: {str(self.json_file)!r} has none of image {image_id!r}"
-            )
-        annotation = self._annotations[image_id]
+        annotation = self._annotation(image_id)
         infos = annotation["segments_info"]
         image = self._images.get(image_id, {})
         size = (image["height"], image["width"]) if {"height", "width"} <= image.keys() else None
@@ -184,15 +205,48 @@ class PanopticFiles:
                 Region.from_mask(ids == info["id"]),
                 id=info["id"],
                 category=self.categories[info["category_id"]],
-                caption=info.get("caption", info.get("description", "")),
+                caption=caption_of(info),
                 score=info.get("score"),
                 iscrowd=bool(info.get("iscrowd", 0)),
             )
             for info in infos
         )
         height, width = ids.shape
-        name = image.get("file_name", annotation["file_name"])
-        return PanopticImage(image_id, name, (height, width), segments)
+        return PanopticImage(image_id, self.file_name(image_id), (height, width), segments)
+
+    def infos(self, image_id: int | str) -> tuple[Mapping[str, Any], ...]:
+        """What the file says of an image's segments; their pixels are not read.
+
+        Raises:
+            MissingImageError: the file has no annotation of this image.
+        """
+        return tuple(self._annotation(image_id)["segments_info"])
+
+    def file_name(self, image_id: int | str) -> str:
+        """The picture's file, without a folder; that of the PNG where the file does not say.
+
+        Raises:
+            MissingImageError: the file has no annotation of this image.
+        """
+        annotation = self._annotation(image_id)
+        return str(self._images.get(image_id, {}).get("file_name", annotation["file_name"]))
+
+    def _annotation(self, image_id: int | str) -> Mapping[str, Any]:
+        if image_id not in self._annotations:
+            raise MissingImageError(
+                f"annotations: {str(self.json_file)!r} has none of image {image_id!r}"
+            )
+        return self._annotations[image_id]
+
+    def _check_image(self, image: Mapping[str, Any], image_id: int | str) -> None:
+        for key in ("height", "width"):
+            if key in image and not (_is_int(image[key]) and image[key] > 0):
+                raise self._error(
+                    f"{key} of image {image_id!r} must be an integer above 0, got {image[key]!r}"
+                )
+        name = image.get("file_name", "")
+        if not isinstance(name, str):
+            raise self._error(f"file_name of image {image_id!r} must be text, got {name!r}")
 
     def _check_segment(self, segment: Any, image_id: int | str) -> None:
         number = self._value(segment, "id", int)
@@ -202,9 +256,12 @@ class PanopticFiles:
                 f"annotations: {str(self.json_file)!r}: segment {number} of image {image_id!r} is "
                 f"of category {category}, which neither the file nor COCO knows"
             )
-        for key in ("caption", "description"):
-            if not isinstance(segment.get(key, ""), str):
-                raise self._error(f"{key} of segment {number} of image {image_id!r} must be text")
+        for key, fits, expected in _SEGMENT_KEYS:
+            if key in segment and not fits(segment[key]):
+                raise self._error(
+                    f"{key} of segment {number} of image {image_id!r} must be {expected}, "
+                    f"got {segment[key]!r}"
+                )
 
     def _list(self, values: Any, key: str, required: bool = True) -> list[Any]:
         if not isinstance(values, Mapping):
@@ -223,6 +280,11 @@ class PanopticFiles:
 
     def _error(self, message: str) -> ValueError:
         return ValueError(f"annotations: {str(self.json_file)!r}: {message}")
+
+
+def caption_of(info: Mapping[str, Any]) -> str:
+    """What an entry of ``segments_info`` says of its segment; empty where it says nothing."""
+    return str(info.get("caption", info.get("description", "")))
 
 
 def write_panoptic(
