@@ -17,6 +17,7 @@ files are opened.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import sys
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +39,12 @@ __all__ = [
     "check_input_file",
     "check_output_path",
     "check_pixels",
+    "decode_image",
     "load_image",
     "open_image",
+    "open_image_bytes",
     "resize_image",
+    "upright_size",
 ]
 
 RgbImage: TypeAlias = npt.NDArray[np.uint8]
@@ -57,6 +61,8 @@ _ACCEPTED = (
     "[0, 1]) or a tensor [3, H, W] or [H, W, 3]"
 )
 _FLOAT_SLACK = 1e-3  # what resampling may overshoot [0, 1] by
+
+_BROKEN_EXIF = (SyntaxError, ValueError, KeyError, TypeError, struct.error)
 
 _pillow_limit_lock = threading.Lock()
 
@@ -87,14 +93,7 @@ def load_image(
     """
     if isinstance(source, (str, os.PathLike)):
         with open_image(source, argument=argument, max_pixels=max_pixels) as image:
-            try:
-                image.load()
-            except Exception as error:  # whatever a decoder trips over in damaged data
-                raise ValueError(
-                    f"{argument}: {os.fspath(source)!r} is damaged and cannot be decoded "
-                    f"({type(error).__name__}: {error})"
-                ) from error
-            return _from_pil(image, argument)
+            return decode_image(image, name=repr(os.fspath(source)), argument=argument)
     if isinstance(source, Image.Image):
         check_pixels(source.size, name="the PIL image", argument=argument, max_pixels=max_pixels)
         return _from_pil(source, argument)
@@ -124,23 +123,59 @@ def open_image(
         FileNotFoundError, ValueError: as for :func:`load_image`.
     """
     check_input_file(path, "an image file", argument=argument)
-    name, file = os.fspath(path), Path(path)
+    return _open_checked(Path(path), repr(os.fspath(path)), argument, max_pixels)
+
+
+def open_image_bytes(
+    data: bytes, *, name: str, argument: str = "image", max_pixels: int | None = None
+) -> Image.Image:
+    """The same for a picture file whose bytes are in memory.
+
+    Args:
+        data: the file's content.
+        name: of the picture, for error messages.
+        argument: name of the caller's argument, for error messages.
+        max_pixels: as for :func:`load_image`.
+
+    Raises:
+        ValueError: as for :func:`open_image`.
+    """
+    return _open_checked(io.BytesIO(data), name, argument, max_pixels)
+
+
+def decode_image(image: Image.Image, *, name: str, argument: str = "image") -> RgbImage:
+    """The pixels of an opened picture, as :func:`load_image` gives them.
+
+    Raises:
+        ValueError: the data is damaged.
+    """
     try:
-        image = _open_lazily(file)
-    except UnidentifiedImageError as error:
+        image.load()
+    except Exception as error:  # whatever a decoder trips over in damaged data
         raise ValueError(
-            f"{argument}: {name!r} is not a picture of a known format ({', '.join(_FORMATS)})"
+            f"{argument}: {name} is damaged and cannot be decoded ({type(error).__name__}: {error})"
         ) from error
-    except Exception as error:  # no permission, or whatever a parser trips over in a broken header
-        raise ValueError(
-            f"{argument}: {name!r} cannot be read ({type(error).__name__}: {error})"
-        ) from error
-    try:
-        check_pixels(image.size, name=repr(name), argument=argument, max_pixels=max_pixels)
-    except ValueError:
-        image.close()
-        raise
-    return image
+    return _from_pil(image, argument)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of what :func:`decode_image` gives, from the header where it tells.
+
+    Raises:
+        ValueError: the pixels had to be decoded, and the data is damaged.
+    """
+    # A PNG may hold its EXIF block behind the pixels, where Pillow looks only after decoding.
+    if image.format in ("JPEG", "MPO", "WEBP") or (image.format == "PNG" and "exif" in image.info):
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        except _BROKEN_EXIF:
+            orientation = None
+        turned = orientation in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+    if image.format == "PNG":
+        return image.height, image.width
+    height, width, _ = decode_image(image, name="the picture").shape
+    return height, width
 
 
 def check_input_file(path: str | os.PathLike[str], expected: str, *, argument: str) -> None:
@@ -222,7 +257,28 @@ def check_output_path(path: str | os.PathLike[str], *, argument: str = "path") -
         raise ValueError(f"{argument}: {str(file)!r} is a directory")
 
 
-def _open_lazily(file: Path) -> Image.Image:
+def _open_checked(
+    file: Path | io.BytesIO, name: str, argument: str, max_pixels: int | None
+) -> Image.Image:
+    try:
+        image = _open_lazily(file)
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{argument}: {name} is not a picture of a known format ({', '.join(_FORMATS)})"
+        ) from error
+    except Exception as error:  # no permission, or whatever a parser trips over in a broken header
+        raise ValueError(
+            f"{argument}: {name} cannot be read ({type(error).__name__}: {error})"
+        ) from error
+    try:
+        check_pixels(image.size, name=name, argument=argument, max_pixels=max_pixels)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
+def _open_lazily(file: Path | io.BytesIO) -> Image.Image:
     """``Image.open`` without Pillow's own size limit, which warns at half the size and has no name.
 
     The limit is a global of Pillow, so it is lifted only while the header is read; our own check
@@ -273,7 +329,7 @@ def _upright(image: Image.Image) -> Image.Image:
     copy = image.copy()
     try:
         return ImageOps.exif_transpose(copy)
-    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+    except _BROKEN_EXIF:
         return copy  # an EXIF block that cannot be read states no orientation
 
 

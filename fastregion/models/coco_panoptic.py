@@ -30,6 +30,7 @@ __all__ = [
     "PanopticImage",
     "SegmentIdError",
     "UnknownCategoryError",
+    "caption_of",
     "write_panoptic",
 ]
 
@@ -160,11 +161,7 @@ class PanopticFiles:
             FileNotFoundError, ValueError: the PNG is missing, damaged, no RGB picture, or of
                 another size than the image.
         """
-        if image_id not in self._annotations:
-            raise MissingImageError(
-                f"annotations: {str(self.json_file)!r} has none of image {image_id!r}"
-            )
-        annotation = self._annotations[image_id]
+        annotation = self._annotation(image_id)
         infos = annotation["segments_info"]
         image = self._images.get(image_id, {})
         size = (image["height"], image["width"]) if {"height", "width"} <= image.keys() else None
@@ -184,15 +181,38 @@ class PanopticFiles:
                 Region.from_mask(ids == info["id"]),
                 id=info["id"],
                 category=self.categories[info["category_id"]],
-                caption=info.get("caption", info.get("description", "")),
+                caption=caption_of(info),
                 score=info.get("score"),
                 iscrowd=bool(info.get("iscrowd", 0)),
             )
             for info in infos
         )
         height, width = ids.shape
-        name = image.get("file_name", annotation["file_name"])
-        return PanopticImage(image_id, name, (height, width), segments)
+        return PanopticImage(image_id, self.file_name(image_id), (height, width), segments)
+
+    def infos(self, image_id: int | str) -> tuple[Mapping[str, Any], ...]:
+        """What the file says of an image's segments; their pixels are not read.
+
+        Raises:
+            MissingImageError: the file has no annotation of this image.
+        """
+        return tuple(self._annotation(image_id)["segments_info"])
+
+    def file_name(self, image_id: int | str) -> str:
+        """The picture's file, without a folder; that of the PNG where the file does not say.
+
+        Raises:
+            MissingImageError: the file has no annotation of this image.
+        """
+        annotation = self._annotation(image_id)
+        return str(self._images.get(image_id, {}).get("file_name", annotation["file_name"]))
+
+    def _annotation(self, image_id: int | str) -> Mapping[str, Any]:
+        if image_id not in self._annotations:
+            raise MissingImageError(
+                f"annotations: {str(self.json_file)!r} has none of image {image_id!r}"
+            )
+        return self._annotations[image_id]
 
     def _check_segment(self, segment: Any, image_id: int | str) -> None:
         number = self._value(segment, "id", int)
@@ -223,6 +243,11 @@ class PanopticFiles:
 
     def _error(self, message: str) -> ValueError:
         return ValueError(f"annotations: {str(self.json_file)!r}: {message}")
+
+
+def caption_of(info: Mapping[str, Any]) -> str:
+    """What an entry of ``segments_info`` says of its segment; empty where it says nothing."""
+    return str(info.get("caption", info.get("description", "")))
 
 
 def write_panoptic(

@@ -7,6 +7,7 @@ because torch's own (from 2.9 on) iterates in bfloat16, which CPUs without it on
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Muon(torch.optim.Optimizer):
     An update has a root mean square of about 0.2 times the learning rate, as AdamW's has.
 
     Args:
-        params: Matrices ``[out, in]`` or kernels of convolutions ``[out, in, ...]``.
+        params: Matrices ``[out, in]`` or kernels of convolutions ``[out, in, ...]``; or groups.
         lr: Learning rate.
         momentum: Decay of the mean gradient.
         weight_decay: Decoupled, times the learning rate.
@@ -47,7 +48,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         *,
         lr: float,
         momentum: float = 0.95,

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fastregion.models.base import Captioner
+from fastregion.training.batches import Batches, Loading
 from fastregion.training.data import Record
 
 __all__ = ["Loss", "Task"]
@@ -44,7 +45,8 @@ class Task(ABC):
     Attributes:
         captioner: what is trained; its parameters that require a gradient, to be exact.
         step: the module that the loop calls, and that DDP or FSDP wraps: ``step(batch) -> Loss``.
-            It holds ``captioner.model`` under the name ``model``.
+            It holds ``captioner.model`` under the name ``model``, and depends on nothing but its
+            forward being called: layers in a ``ModuleList`` are called too, never looked into.
     """
 
     captioner: Captioner
@@ -75,3 +77,20 @@ class Task(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what ``fastregion.load`` reads, under the published names."""
+
+    def batches(self, loading: Loading) -> Batches | None:
+        """The system's own stream of batches; None for those of the recipe's rows."""
+        return None
+
+    def set_progress(self, progress: float) -> None:
+        """Hear, before each step, which share of the run is done, in 0..1."""
+        return
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters of ``step`` by their published names; what is not the model's, by ours."""
+        named = {}
+        for name, parameter in self.step.named_parameters():
+            inside = name.removeprefix("model.")
+            known = name if inside == name else self.captioner.layout.published(inside)
+            named[known] = parameter
+        return named

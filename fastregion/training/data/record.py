@@ -4,16 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fastregion.images import RgbImage
 from fastregion.regions import Region
 
-__all__ = ["BadRow", "Record", "Turn"]
+__all__ = ["FAULTS", "BadRow", "Fault", "Record", "Turn"]
+
+Fault = Literal[
+    "malformed row",
+    "missing file",
+    "unreadable picture",
+    "malformed mask",
+    "size mismatch",
+    "empty mask",
+    "no text",
+    "duplicate id",
+    "too many regions",
+]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
 class BadRow(ValueError):
-    """A row that cannot be trained on; the message says why, without the row's name."""
+    """A row that cannot be trained on; the message says why, without the row's name.
+
+    Attributes:
+        kind: what bad rows are counted by.
+    """
+
+    def __init__(self, message: str, kind: Fault = "malformed row") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +67,11 @@ class Record:
         captions: one for each region, a tuple of equally good ones; empty where the row holds a
             dialogue.
         category_ids: COCO's category of each region; empty where the row has none.
+        class_names: what each region is called; empty where the row does not say.
+        size: reads the picture's (height, width) without decoding its pixels, and raises what
+            ``image`` raises; None where that cannot be done.
+        jpeg_augmentation: whether its tiles are to be recompressed, as URECA's data sets ask for.
+        max_tiles: the most tiles of its picture, where URECA's data set has a limit of its own.
     """
 
     id: str
@@ -55,3 +81,7 @@ class Record:
     turns: tuple[Turn, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
     category_ids: tuple[int, ...] = ()
+    class_names: tuple[str, ...] = ()
+    size: Callable[[], tuple[int, int]] | None = None
+    jpeg_augmentation: bool = False
+    max_tiles: int | None = None

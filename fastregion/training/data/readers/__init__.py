@@ -1,0 +1,1 @@
+"""From rows of one format to records: one file for each format."""

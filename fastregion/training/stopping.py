@@ -1,0 +1,43 @@
+"""A wish to stop, as SIGTERM and SIGINT express it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["StopRequest"]
+
+
+class StopRequest:
+    """While it is entered, SIGTERM and SIGINT are noted; a second SIGINT acts at once.
+
+    Launchers may repeat a SIGTERM, so another one changes nothing. In another thread than the main
+    one, where Python does not allow it, nothing is noted.
+
+    Attributes:
+        made: whether one has come.
+    """
+
+    def __init__(self) -> None:
+        self.made = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.made and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.made = True
