@@ -15,7 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
-from fastregion.images import DEFAULT_MAX_PIXELS, check_output_path, load_image, open_image
+from fastregion.images import (
+    DEFAULT_MAX_PIXELS,
+    check_output_path,
+    decode_image,
+    load_image,
+    open_image,
+    open_image_bytes,
+    upright_size,
+)
 
 ORIENTATION = 0x0112
 
@@ -343,3 +351,38 @@ def test_output_path(tmp_path: Path) -> None:
             check_output_path(tmp_path / name)
     with pytest.raises(ValueError, match="--plot: must end in"):
         check_output_path("out", argument="--plot")
+
+
+class TestOpenedPictures:
+    def test_bytes_are_read_as_files_are(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.png"
+        Image.fromarray(picture()).save(path)
+        with open_image_bytes(path.read_bytes(), name="row 3") as image:
+            assert upright_size(image) == picture().shape[:2]
+            assert np.array_equal(decode_image(image, name="row 3"), load_image(path))
+        with pytest.raises(ValueError, match="image: row 3 is not a picture of a known format"):
+            open_image_bytes(b"no picture", name="row 3")
+        with pytest.raises(
+            ValueError, match=r"mask: row 3 has .* pixels, more than the limit of 1"
+        ):
+            open_image_bytes(path.read_bytes(), name="row 3", argument="mask", max_pixels=1)
+        torn = path.read_bytes()[:-40]
+        with (
+            open_image_bytes(torn, name="row 3") as image,
+            pytest.raises(ValueError, match="image: row 3 is damaged and cannot be decoded"),
+        ):
+            decode_image(image, name="row 3")
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
+    def test_sizes_are_those_of_what_is_decoded(
+        self, tmp_path: Path, orientation: int, suffix: str
+    ) -> None:
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        more = {} if suffix == "bmp" else {"exif": exif}
+        Image.new("RGB", (7, 5)).save(tmp_path / f"a.{suffix}", **more)
+        with open_image(tmp_path / f"a.{suffix}") as image:
+            expected = load_image(tmp_path / f"a.{suffix}").shape[:2]
+            assert upright_size(image) == expected
+            assert expected == ((7, 5) if orientation > 4 and suffix != "bmp" else (5, 7))

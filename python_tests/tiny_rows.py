@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fastregion.regions import rle_encode
+from fastregion.training.data import DataSource, Record, Records, open_source
 
 HEIGHT, WIDTH = SIZE = (30, 40)
 
@@ -61,3 +62,19 @@ def dialogue(*answers: str) -> list[dict[str, str]]:
     for answer in answers:
         turns += [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": answer}]
     return turns
+
+
+def opened(folder: Path, **source: Any) -> Records:
+    return open_source(DataSource(**source), folder)
+
+
+def check_record(record: Record, *numbers: int, seed: int = 0) -> None:
+    """A record of the picture ``seed`` with the masks ``numbers``."""
+    assert np.array_equal(record.image(), pixels(seed))
+    assert record.size is not None
+    assert record.size() == SIZE
+    assert record.num_regions == len(numbers)
+    masks = [region.mask for region in record.regions()]
+    assert len(masks) == len(numbers)
+    for found, number in zip(masks, numbers, strict=True):
+        assert np.array_equal(found, mask(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,12 +87,17 @@ class ToyStep(nn.Module):
         return Loss(total, torch.tensor(float(targets)), {"text": total.detach()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions:
+    rows: int = 37
+
+
 class ToyTask(Task):
-    def __init__(self, *, dropout: float, noise: bool, rows: int) -> None:
+    def __init__(self, *, dropout: float, noise: bool, rows: int, seconds: float) -> None:
         model = ToyModel(dropout)
         self.captioner = SimpleNamespace(layout=OWN_NAMES, model=model)  # type: ignore[assignment]
         self.step = ToyStep(model)
-        self.noise, self.rows = noise, rows
+        self.noise, self.rows, self.seconds = noise, rows, seconds
         self.progress: list[float] = []
 
     def sample(self, record: Any, rng: np.random.Generator) -> Tensor:
@@ -106,9 +112,9 @@ class ToyTask(Task):
     def collate(self, samples: Sequence[Tensor]) -> ToyBatch:
         return ToyBatch(tuple(samples))
 
-    def decoded(self, sample: Tensor) -> str:
-        first, *learned = sample.tolist()
-        return f"{first} [[{' '.join(map(str, learned))}]]"
+    def decoded(self, sample: ToyBatch) -> str:
+        rows = (one.tolist() for one in sample.sequences)
+        return "\n".join(f"{row[0]} [[{' '.join(map(str, row[1:]))}]]" for row in rows)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -117,6 +123,7 @@ class ToyTask(Task):
 
     def set_progress(self, progress: float) -> None:
         self.progress.append(progress)
+        time.sleep(self.seconds)
 
     def batches(self, loading: Loading) -> Batches | None:
         return BatchLoader(
@@ -146,9 +153,12 @@ def toy_recipe(*, learning_rate: float = 1e-2, **values: Any) -> Recipe:
     )
 
 
-def toy_task(*, dropout: float = 0.0, noise: bool = False, rows: int = 37) -> ToyTask:
+def toy_task(
+    *, dropout: float = 0.0, noise: bool = False, rows: int = 37, seconds: float = 0.0
+) -> ToyTask:
+    """A new one, always with the same weights; a step lasts ``seconds`` longer than it takes."""
     torch.manual_seed(5)
-    return ToyTask(dropout=dropout, noise=noise, rows=rows)
+    return ToyTask(dropout=dropout, noise=noise, rows=rows, seconds=seconds)
 
 
 def losses(folder: Path) -> list[float]:

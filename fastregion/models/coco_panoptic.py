@@ -7,8 +7,9 @@ beside their categories: as ``description`` in Pix2Cap-COCO, as ``caption`` in p
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,27 @@ __all__ = [
 
 _MAX_JSON_BYTES = 1 << 29  # COCO's own file of 118,000 images is below
 _LARGEST_ID = (1 << 24) - 1
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_score(value: object) -> bool:
+    return value is None or _is_int(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+# What a segment may have beside its id and category.
+_SEGMENT_KEYS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    ("caption", _is_text, "text"),
+    ("description", _is_text, "text"),
+    ("score", _is_score, "a number or null"),
+    ("iscrowd", lambda value: value in (0, 1), "0 or 1"),
+)
 
 
 class SegmentIdError(ValueError):
@@ -124,6 +146,8 @@ class PanopticFiles:
         self._images = {
             self._value(image, "id", int | str): image for image in self._list(content, "images")
         }
+        for image_id, image in self._images.items():
+            self._check_image(image, image_id)
         self.categories = {category.id: category for category in COCO_PANOPTIC}
         for entry in self._list(content, "categories", required=False):
             values = (self._value(entry, "id", int), self._value(entry, "name", str))
@@ -214,6 +238,16 @@ class PanopticFiles:
             )
         return self._annotations[image_id]
 
+    def _check_image(self, image: Mapping[str, Any], image_id: int | str) -> None:
+        for key in ("height", "width"):
+            if key in image and not (_is_int(image[key]) and image[key] > 0):
+                raise self._error(
+                    f"{key} of image {image_id!r} must be an integer above 0, got {image[key]!r}"
+                )
+        name = image.get("file_name", "")
+        if not isinstance(name, str):
+            raise self._error(f"file_name of image {image_id!r} must be text, got {name!r}")
+
     def _check_segment(self, segment: Any, image_id: int | str) -> None:
         number = self._value(segment, "id", int)
         category = self._value(segment, "category_id", int)
@@ -222,9 +256,12 @@ class PanopticFiles:
                 f"annotations: {str(self.json_file)!r}: segment {number} of image {image_id!r} is "
                 f"of category {category}, which neither the file nor COCO knows"
             )
-        for key in ("caption", "description"):
-            if not isinstance(segment.get(key, ""), str):
-                raise self._error(f"{key} of segment {number} of image {image_id!r} must be text")
+        for key, fits, expected in _SEGMENT_KEYS:
+            if key in segment and not fits(segment[key]):
+                raise self._error(
+                    f"{key} of segment {number} of image {image_id!r} must be {expected}, "
+                    f"got {segment[key]!r}"
+                )
 
     def _list(self, values: Any, key: str, required: bool = True) -> list[Any]:
         if not isinstance(values, Mapping):

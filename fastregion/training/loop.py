@@ -35,8 +35,6 @@ from fastregion.training.updates import Updates
 
 __all__ = ["train"]
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def train(recipe: Recipe, output: str | Path, *, task: Task | None = None) -> bool:
     """Train as a recipe says; a folder that holds an unfinished run of it is continued.
@@ -171,9 +169,8 @@ class _Run:
         return row, totals["stop"] > 0
 
     def _forward(self, batch: Any) -> Loss:
-        kind = self.processes.device.type
-        dtype = _AUTOCAST.get(self.recipe.precision)
-        with torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+        dtype = self.recipe.autocast_dtype
+        with torch.autocast(self.processes.device.type, dtype=dtype, enabled=dtype is not None):
             loss: Loss = self.model(batch.to(self.processes.device))
         return loss
 

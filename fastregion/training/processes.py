@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "gathered", "is_first_process", "sharded_like"]
 
 
 class Processes:
@@ -122,6 +122,27 @@ def _shard(step: nn.Module) -> nn.Module:
             fully_shard(layer)
     fully_shard(step)
     return step
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """A tensor put together of its shards, on all processes; any other as it is."""
+    # A DTensor, told without importing its class, which takes seconds.
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
+
+
+def sharded_like(value: Tensor, tensor: Any) -> Tensor:
+    """The inverse: a tensor that all processes have, in the shards of another."""
+    if not hasattr(tensor, "device_mesh"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, tensor.device_mesh, tensor.placements)
+
+
+def is_first_process() -> bool:
+    """Whether the launcher, if any, calls this process the first; known without joining."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _is_true(variable: str) -> bool:

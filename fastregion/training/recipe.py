@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from fastregion.training.data import DataSource
 from fastregion.training.settings import from_mapping, with_overrides
 from fastregion.training.systems import SYSTEMS
@@ -240,6 +242,11 @@ class Recipe:
             )
         if self.fsdp and self.precision == "fp16":
             raise NotImplementedError("precision: fp16 does not go with fsdp; use bf16")
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """What products are computed in; None for the weights' own type."""
+        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
 
 def at_least(least: float, **values: float) -> None:

@@ -7,6 +7,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -59,22 +60,24 @@ def to_mapping(value: Any) -> Any:
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested mappings with values at dotted keys, ``data.0.path`` being in a list.
+    """A copy of nested mappings with values at dotted keys.
+
+    ``data.0.path`` is in a list; the index behind its last item appends one.
 
     Raises:
         ValueError: a key that leads through something else than a mapping or a list.
     """
     result: dict[str, Any] = _copied(values)
     for key, value in overrides.items():
-        *path, last = key.split(".")
+        path = key.split(".")
         place: Any = result
-        for name in path:
+        for name, following in pairwise(path):
             inner = _item(place, name, key)
-            if inner is None:  # an optional part that is switched on by a key of its own
-                inner = {}
+            if inner is None:  # an optional part that is switched on by a key inside
+                inner = [] if following.isdecimal() else {}
                 _put(place, name, inner, key)
             place = inner
-        _put(place, last, value, key)
+        _put(place, path[-1], value, key)
     return result
 
 
@@ -161,19 +164,21 @@ def _copied(value: Any) -> Any:
 def _item(place: Any, name: str, key: str) -> Any:
     if isinstance(place, dict):
         return place.get(name)
-    return place[_index(place, name, key)]
+    index = _index(place, name, key)
+    return place[index] if index < len(place) else None
 
 
 def _put(place: Any, name: str, value: Any, key: str) -> None:
     if isinstance(place, dict):
         place[name] = value
     else:
-        place[_index(place, name, key)] = value
+        index = _index(place, name, key)
+        place[index : index + 1] = [value]
 
 
 def _index(place: Any, name: str, key: str) -> int:
     if not isinstance(place, list):
         raise ValueError(f"{key}: there is nothing below {key.rpartition('.')[0]}, got {place!r}")
-    if not name.isdecimal() or int(name) >= len(place):
-        raise ValueError(f"{key}: expected an index below {len(place)}, got {name!r}")
+    if not name.isdecimal() or int(name) > len(place):
+        raise ValueError(f"{key}: expected an index up to {len(place)}, got {name!r}")
     return int(name)

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+from fastregion.training.processes import gathered, sharded_like
 
 __all__ = [
     "copy_into",
@@ -42,7 +43,7 @@ def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """
     result = {}
     for name, tensor in tensors.items():
-        value = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        value = gathered(tensor)
         if keep:
             result[name] = value.detach().to("cpu").contiguous()
     return result
@@ -193,9 +194,7 @@ def _like(value: Tensor, tensor: Tensor, name: str) -> Tensor:
             f"checkpoint: {name!r} must have shape {tuple(tensor.shape)}, got {tuple(value.shape)}"
         )
     value = value.to(tensor.device)
-    if isinstance(tensor, DTensor):
-        return distribute_tensor(value, tensor.device_mesh, tensor.placements)
-    return value
+    return sharded_like(value, tensor)
 
 
 def _text(state: Tensor) -> str:

@@ -72,7 +72,10 @@ class Task(ABC):
 
     @abstractmethod
     def decoded(self, sample: Any) -> str:
-        """The text of a sample for people, what is learned between ``[[`` and ``]]``."""
+        """The text of a sample for people, what is learned between ``[[`` and ``]]``.
+
+        A system with its own stream is given a batch instead.
+        """
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -6,11 +6,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
 from fastregion.training.ema import MovingAverage
 from fastregion.training.optimizers import build_optimizers, set_learning_rate
+from fastregion.training.processes import gathered
 from fastregion.training.recipe import Recipe
 from fastregion.training.task import Task
 
@@ -61,7 +61,7 @@ class Updates:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         torch._foreach_mul_(gradients, gradient_factor)
         norm = clip_grad_norm_(self._parameters, self._clip)
-        value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        value = float(gathered(norm))
         if not math.isfinite(value) and not self.scaler.is_enabled():
             raise FloatingPointError(f"gradient: must be finite, got a norm of {value}")
         for optimizer in self.optimizers:

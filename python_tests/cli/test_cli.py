@@ -411,7 +411,7 @@ class TestHelp:
             (["describe", "--help"], ["--mask", "--box", "--point", "--rle", "--plot", "--json"]),
             (["ask", "--help"], ["<Prompt0>", "QUESTION"]),
             (["info", "-h"], ["--json"]),
-            (["train", "mini", "--help"], ["--minutes", "--steps", "--output"]),
+            (["train", "--help"], ["RECIPE", "KEY=VALUE", "--output", "--dry-run", "torchrun"]),
             (["eval", "mini", "--help"], ["--scenes", "--photos"]),
             (["--version"], [fastregion.__version__]),
         ],
@@ -516,34 +516,6 @@ class TestBench:
 
 
 class TestMini:
-    def test_train_passes_its_options_on(
-        self, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        from fastregion.training import mini
-
-        calls: list[Any] = []
-        monkeypatch.setattr(mini, "train", lambda *args: calls.append(args))
-        result = run("train", "mini", "--output", tmp_path / "run", "--steps", 3, "--seed", 5,
-                     "--processes", 1, "--facts-share", 0, "--learning-rate", 1e-3)  # fmt: skip
-        assert result == (0, f"saved in {tmp_path / 'run'}\n", "")
-        output, recipe = calls[0]
-        assert output == tmp_path / "run"
-        assert (recipe.steps, recipe.minutes, recipe.seed, recipe.processes) == (3, None, 5, 1)
-        assert (recipe.facts_share, recipe.learning_rate) == (0.0, 1e-3)
-
-    @pytest.mark.parametrize("arguments", [[], ["--output", "x"]])
-    def test_train_needs_a_folder_and_a_length(
-        self,
-        run: Callable[..., Result],
-        arguments: list[str],
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        result = run("train", "mini", *arguments)
-        assert result.code == 2
-        assert result.err.count("\n") == 1
-
     def test_eval_passes_its_options_on(
         self,
         canned: Canned,

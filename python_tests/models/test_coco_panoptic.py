@@ -166,6 +166,30 @@ def test_unknown_categories_and_images(files: Path) -> None:
             "caption of segment 1 of image 7 must be text",
         ),
         (
+            lambda c: c["annotations"][0]["segments_info"][0].update(score="0.5"),
+            "score of segment 1 of image 7 must be a number or null, got '0.5'",
+        ),
+        (
+            lambda c: c["annotations"][0]["segments_info"][0].update(score=float("inf")),
+            "score of segment 1 of image 7 must be a number or null, got inf",
+        ),
+        (
+            lambda c: c["annotations"][0]["segments_info"][0].update(iscrowd="no"),
+            "iscrowd of segment 1 of image 7 must be 0 or 1, got 'no'",
+        ),
+        (
+            lambda c: c["images"][0].update(height="30"),
+            "height of image 7 must be an integer above 0, got '30'",
+        ),
+        (
+            lambda c: c["images"][0].update(width=0),
+            "width of image 7 must be an integer above 0, got 0",
+        ),
+        (
+            lambda c: c["images"][0].update(file_name=3),
+            "file_name of image 7 must be text, got 3",
+        ),
+        (
             lambda c: c["categories"].append({"id": 3, "name": " ", "isthing": 1}),
             "category: the name of 3 is blank",
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,9 +71,9 @@ class Augmentation:
         return view
 
 
-def may_be_learned(captions: Iterable[str]) -> bool:
-    """Whether an image is trained on: all captions of its segments have 3 characters or more."""
-    return all(len(caption) >= _SHORTEST_CAPTION for caption in captions)
+def may_be_learned(segments: Sequence[Segment]) -> bool:
+    """Whether an image is trained on: all of its segments have captions of 3 characters or more."""
+    return all(len(segment.caption) >= _SHORTEST_CAPTION for segment in segments)
 
 
 def training_view(

@@ -13,6 +13,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,11 @@ class Picture:
                 raise BadRow(str(error), "unreadable picture") from error
 
     def size(self) -> tuple[int, int]:
-        """(height, width) by the header; BadRow if there is none."""
+        """(height, width) by the header, which is read once; BadRow if there is none."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
         with self._open() as image:
             try:
                 return upright_size(image)

@@ -64,7 +64,13 @@ def _opened(datasets: Any, path: Path, split: str | None) -> Any:
     elif path.suffix == ".parquet" and path.is_file():
         found = datasets.Dataset.from_parquet(str(path))
     elif len(path.parts) == 2 and not path.suffix:
-        found = datasets.load_dataset(path.as_posix())
+        try:
+            found = datasets.load_dataset(path.as_posix())
+        except (OSError, ValueError) as error:  # unknown, not public, or out of reach
+            raise FileNotFoundError(
+                f"data: {str(path)!r} is no path, and no dataset of the Hub that can be read "
+                f"({type(error).__name__}: {error})"
+            ) from error
     else:
         raise FileNotFoundError(f"data: no such file or folder: {str(path)!r}")
     if not isinstance(found, dict):

@@ -153,9 +153,8 @@ class BatchLoader:
         return self._running
 
     def _batches(self) -> Generator[Item, None, None]:
-        made = iter(self._made())
         gathered: list[_Made] = []
-        for one in made:
+        for one in self._made(self._epoch, self._position):
             if gathered and self._budget is not None and _tokens(gathered, one) > self._budget:
                 yield self._item(gathered)
                 gathered = []
@@ -164,12 +163,13 @@ class BatchLoader:
                 yield self._item(gathered)
                 gathered = []
 
-    def _made(self) -> DataLoader[_Made]:
+    def _made(self, epoch: int, position: int) -> DataLoader[_Made]:
+        """Samples in their order, from a place on."""
         workers = self._num_workers
         return DataLoader(
             self._samples,
             batch_size=None,
-            sampler=_Keys(self._order, self._epoch, self._position),
+            sampler=_Keys(self._order, epoch, position),
             num_workers=workers,
             collate_fn=_unchanged,
             prefetch_factor=_PREFETCHED if workers else None,
@@ -223,11 +223,10 @@ class BatchLoader:
         assert self._budget is not None
         batches = filled = in_batches = 0
         probed = min(rows, _PROBED)
-        for key in islice(_Keys(self._order, 0, 0), probed):
-            tokens = self._samples[key].tokens
-            if filled and filled + tokens > self._budget:
+        for one in islice(self._made(0, 0), probed):
+            if filled and filled + one.tokens > self._budget:
                 batches, in_batches, filled = batches + 1, in_batches + filled, 0
-            filled += tokens
+            filled += one.tokens
         if probed == rows:
             return batches + 1
         # The batch that is not full yet counts by what the full ones hold.
@@ -250,9 +249,9 @@ class _Keys(Sampler[_Key]):
     def __iter__(self) -> Iterator[_Key]:
         epoch, position = self._epoch, self._position
         while True:
-            rows = self._order.rows(epoch).tolist()
+            rows = self._order.rows(epoch)
             for place in range(position, len(rows)):
-                row, copy = rows[place]
+                row, copy = rows[place].tolist()
                 yield _Key(epoch, place, row, copy, last=place == len(rows) - 1)
             epoch, position = epoch + 1, 0
 

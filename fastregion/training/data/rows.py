@@ -63,7 +63,7 @@ class JsonLines:
 
     def __init__(self, file: Path) -> None:
         check_input_file(file, "a JSONL file", argument="data")
-        self.folder, self._file = file.parent, file
+        self.folder, self.file = file.parent, file
         with file.open("rb") as lines:
             self._places = np.array(_line_places(lines), np.int64).reshape(-1, 3)
 
@@ -74,13 +74,13 @@ class JsonLines:
         start, length, _ = self._places[index].tolist()
         if length > MAX_LINE_BYTES:
             raise BadRow(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB")
-        with self._file.open("rb") as lines:
+        with self.file.open("rb") as lines:
             lines.seek(start)
             return json_object(lines.read(length))
 
     def name(self, index: int) -> str:
         """Where it stands, for messages."""
-        return f"{self._file.name}, line {self._places[index, 2]}"
+        return f"{self.file.name}, line {self._places[index, 2]}"
 
 
 def _line_places(lines: BinaryIO) -> array[int]:

@@ -216,21 +216,24 @@ def open_sources(sources: Sequence[DataSource], root: Path = Path()) -> Mixture:
     Raises:
         FileNotFoundError, ValueError, ImportError: as for :func:`open_source`.
     """
-    opened = [(open_source(source, root), source.repeat) for source in sources]
-    return Mixture(opened, _stamp(sources, root))
-
-
-def _stamp(sources: Sequence[DataSource], root: Path) -> str:
-    """Changes with the sources, and with size or time of a file of rows."""
+    opened = [open_source(source, root) for source in sources]
     digest = hashlib.sha256()
-    for source in sources:
-        path = root / source.path
-        digest.update(repr((source, str(path.resolve()))).encode())
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if file.exists():
-                about = file.stat()
-                digest.update(repr((file.name, about.st_size, about.st_mtime_ns)).encode())
-    return digest.hexdigest()
+    for source, records in zip(sources, opened, strict=True):
+        digest.update(repr(source).encode())
+        for file in _files(root / source.path, records):
+            about = file.stat()
+            digest.update(repr((str(file), about.st_size, about.st_mtime_ns)).encode())
+    repeats = [source.repeat for source in sources]
+    return Mixture(list(zip(opened, repeats, strict=True)), digest.hexdigest())
+
+
+def _files(path: Path, records: Records) -> list[Path]:
+    """The files that hold the rows of a source; none where it is a name of the Hub."""
+    if isinstance(records, UrecaRecords):
+        return records.files
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    return [path] if path.exists() else []
 
 
 def repeats_of(records: Records) -> NDArray[np.float64]:

@@ -6,9 +6,9 @@ A member is called ``folder/key.kind``; members of a key stand together. What be
 kind                       column
 =========================  =====================================================
 ``json``                   the columns of the object
-``txt``, ``caption.txt``   ``caption``, unless the JSON has one
+``txt``, ``caption.txt``   ``caption``, unless the JSON has texts
 ``jpg jpeg webp png``      ``image``, unless the JSON has one
-``mask.png``               ``mask``, unless the JSON has one
+``mask.png``               ``mask``, unless the JSON has masks
 ``png`` beside ``jpg``     ``mask`` likewise
 =========================  =====================================================
 
@@ -33,6 +33,8 @@ __all__ = ["TarRows"]
 _PICTURES = ("jpg", "jpeg", "webp", "png")
 _MASK = "mask.png"
 _TEXTS = ("txt", "caption.txt")
+_MASK_COLUMNS = {"mask", "masks", "mask_rle", "mask_rles"}
+_TEXT_COLUMNS = {"caption", "captions", "conversations"}
 _MAX_BYTES = 1 << 28  # of a member
 
 
@@ -83,7 +85,7 @@ class TarRows:
         for kind in _TEXTS:
             if kind in row:
                 row[kind] = row[kind].decode("utf-8", errors="replace")
-        return {"id": sample.key, **_columns(row), **row, **about}
+        return {"id": sample.key, **_columns(row, about), **row, **about}
 
     def name(self, index: int) -> str:
         """Where it stands, for messages."""
@@ -91,18 +93,17 @@ class TarRows:
         return f"{self._shards[sample.shard].name}, {sample.key}"
 
 
-def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that kinds stand for."""
+def _columns(row: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that kinds stand for, where the JSON has nothing of their sort."""
     columns = {}
     pictures = [kind for kind in _PICTURES if kind in row]
     if pictures:
         columns["image"] = row[pictures[0]]
-    if _MASK in row:
-        columns["mask"] = row[_MASK]
-    elif "png" in pictures[1:]:
-        columns["mask"] = row["png"]
+    mask = _MASK if _MASK in row else "png"
+    if mask in row and mask not in pictures[:1] and _MASK_COLUMNS.isdisjoint(about):
+        columns["mask"] = row[mask]
     for kind in _TEXTS:
-        if kind in row:
+        if kind in row and _TEXT_COLUMNS.isdisjoint(about):
             columns["caption"] = row[kind]
     return columns
 
@@ -117,12 +118,14 @@ def _members(shard: Path) -> dict[str, dict[str, tuple[int, int]]]:
                 head, slash, name = member.name.rpartition("/")
                 stem, _, kind = name.partition(".")
                 known = kind.lower() in (*_PICTURES, _MASK, *_TEXTS, "json")
-                if not member.isreg() or not stem or not known:
+                if not member.isreg() or member.issparse() or not stem or not known:
                     continue
                 if member.offset_data + member.size > size:
                     raise ValueError(f"data: {str(shard)!r} is cut off in {member.name!r}")
-                place = (member.offset_data, member.size)
-                found.setdefault(head + slash + stem, {})[kind.lower()] = place
+                sample = found.setdefault(head + slash + stem, {})
+                if kind.lower() in sample:
+                    raise ValueError(f"data: {str(shard)!r} has {member.name!r} twice")
+                sample[kind.lower()] = (member.offset_data, member.size)
     except tarfile.TarError as error:
         raise ValueError(
             f"data: {str(shard)!r} is no plain tar file ({error}); unpack a compressed one first"

@@ -126,8 +126,9 @@ def test_crowds_and_short_captions_are_not_learned() -> None:
         Augmentation(False, 1.0, 0.0),
     )
     assert targets.captions == ("a sheet",)
-    assert may_be_learned(["cat", "a sheet"])
-    assert not may_be_learned(["ox", "a sheet"])
+    assert may_be_learned(found)
+    short = Segment.of(found[0], id=1, category=COCO_PANOPTIC[0], caption="ox")
+    assert not may_be_learned([short, found[1]])
 
 
 def test_a_segment_that_cannot_be_learned_is_named() -> None:

@@ -26,7 +26,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         ({**GOOD, "id": [1]}, "id: expected a number or text, got list"),
         ({**GOOD, "captions": ["A."]}, "captions: expected either caption or captions"),
         ({**GOOD, "conversations": tiny_rows.dialogue("A")}, "expected either these or captions"),
-        ({"image": "a.png", "caption": "A."}, "captions: expected one for each of 0 masks, got 1"),
+        ({"image": "a.png", "caption": "A."}, "mask: is missing, there is none for caption to be"),
         ({**GOOD, "category_id": "cat"}, "category_id: expected integers"),
         (
             {"image": "a.png", "mask": [0, 0, 9, 9], "conversations": [{"from": "me", "value": 1}]},

@@ -77,9 +77,7 @@ def described_record(
     if "image" not in cells:
         raise BadRow(f"image: is missing, the row has {', '.join(row) or 'no columns'}")
     picture = Picture.of(cells["image"], images)
-    places = _one_or_each(cells, "mask", "masks")
-    if places is None:
-        places = []
+    places = _one_or_each(cells, "mask", "masks") or []
     captions = _captions(cells, len(places))
     if not captions and "conversations" not in cells:
         raise BadRow("caption: is missing; expected caption, captions or conversations", "no text")
@@ -142,7 +140,9 @@ def _for_each(cells: Mapping[str, Any], single: str, plural: str, count: int) ->
     found = _one_or_each(cells, single, plural)
     if found is None:
         return []
-    if len(found) != count or not count:
+    if not count:
+        raise BadRow(f"mask: is missing, there is none for {single} to be about")
+    if len(found) != count:
         raise BadRow(f"{plural}: expected one for each of {count} masks, got {len(found)}")
     return found
 

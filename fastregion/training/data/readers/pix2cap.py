@@ -12,13 +12,13 @@ from pathlib import Path
 
 from fastregion.models.categories import COCO_PANOPTIC
 from fastregion.models.coco_panoptic import PanopticFiles, caption_of
-from fastregion.models.pix2cap.augmentation import may_be_learned
 from fastregion.models.segment import Segment
 from fastregion.training.data.cells import Picture
 from fastregion.training.data.record import BadRow, Record
 
 __all__ = ["Pix2CapRecords"]
 
+_SHORTEST = 3  # characters of a description
 _CLASSES = frozenset(category.id for category in COCO_PANOPTIC)
 
 
@@ -47,13 +47,13 @@ class Pix2CapRecords:
         self._image_ids = [
             image_id
             for image_id in self._files.image_ids
-            if may_be_learned(caption_of(info) for info in self._files.infos(image_id))
+            if all(len(caption_of(info)) >= _SHORTEST for info in self._files.infos(image_id))
         ]
         self.left_out = len(self._files.image_ids) - len(self._image_ids)
         if not self._image_ids:
             raise ValueError(
                 f"data: {str(annotations)!r}: every image has a segment whose description is "
-                "shorter than 3 characters"
+                f"shorter than {_SHORTEST} characters"
             )
 
     def __len__(self) -> int:

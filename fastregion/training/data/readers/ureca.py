@@ -62,6 +62,7 @@ class UrecaRecords:
 
     Attributes:
         repeats: how often each row comes in an epoch, float64 ``[N]``.
+        files: the settings, and the files of rows.
 
     Raises:
         FileNotFoundError: a file or a folder is missing.
@@ -76,6 +77,7 @@ class UrecaRecords:
         if not wanted:
             raise ValueError(f"data: {str(settings)!r} has no data set for the split {split!r}")
         self._sets = [_data_set(settings, name, entry) for name, entry in wanted.items()]
+        self.files = [settings, *(one.rows.file for one in self._sets)]
         self._ends = np.cumsum([one.count for one in self._sets])
         self.repeats: NDArray[np.float64] = np.concatenate(
             [np.full(one.count, max(one.repeat, 1.0)) for one in self._sets]
