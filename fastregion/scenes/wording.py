@@ -38,6 +38,15 @@ _QUESTIONS = {
         "What is its pattern?",
     ),
 }
+# What is asked about several regions, and how often: what is harder to see more often.
+_COMPARED = {
+    "position": 0.26,
+    "which": 0.32,
+    "larger": 0.14,
+    "color": 0.1,
+    "shape": 0.12,
+    "describe": 0.06,
+}
 _QUESTION_SHARES = (0.15, 0.3, 0.1, 0.1, 0.35)  # what is harder to see is asked more often
 
 
@@ -190,7 +199,7 @@ def compare(regions: Sequence[SceneRegion], rng: np.random.Generator) -> Exchang
     Returns None where the drawn question has no clear answer.
     """
     names = [f"<Prompt{k}>" for k in range(len(regions))]
-    kind = str(rng.choice(["larger", "position", "color", "shape", "which", "describe"]))
+    kind = str(rng.choice(list(_COMPARED), p=list(_COMPARED.values())))
     if kind == "describe":
         k = int(rng.integers(len(regions)))
         return Exchange(f"Describe {names[k]} in detail.", detailed_caption(regions[k].facts, rng))
