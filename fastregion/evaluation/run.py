@@ -107,8 +107,10 @@ def evaluate(
         **model,
         **dataclasses.asdict(asked),
         "record": None if record is None else record.name,
-        "judge": None if chat is None else chat.name,
-        "template": None if wording is None else {"name": wording.name, "sha256": wording.sha256},
+        "judge": _judge_name(chat, judged, record),
+        "template": None
+        if wording is None or chat is None
+        else {"name": wording.name, "sha256": wording.sha256},
         "repeats": repeats,
     }
     # A record is scored as a whole, its gaps included; of a run of ours only what is complete.
@@ -169,6 +171,12 @@ def _check(
                     f"output: {str(output)!r} holds results already; resume continues them "
                     "(--resume), or name another folder"
                 )
+
+
+def _judge_name(chat: Chat | None, judged: Judged, record: Path | None) -> str | None:
+    if chat is not None:
+        return chat.name
+    return "its record" if record is not None and any(judged.answers) else None
 
 
 def _recorded_predictions(found: Mapping[str, Prediction], items: list[str]) -> Predictions:

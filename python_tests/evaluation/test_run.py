@@ -256,7 +256,7 @@ def test_a_record_needs_no_model(data: Path, tmp_path: Path, open_judge: Any) ->
     record.write_text("0-0\ta\n0-1\tb\n1-0\tc\n1-1\td\n2-0\te\n2-1\tf\n3-0\tg\n3-1\th\n")
     result = run(data, None, describer=None, record=record)
     assert result.table["right"].value == 1.0
-    assert result.header["model"] == "old"
+    assert (result.header["model"], result.header["judge"]) == ("old", "its record")
     judged = run(data, tmp_path / "run", describer=None, record=record, chat=open_judge())
     assert judged.usage["requests"] == 16
 
