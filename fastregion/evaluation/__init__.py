@@ -1,1 +1,1 @@
-"""Evaluation of captioners: :func:`.run.evaluate` runs a benchmark, ``fastregion eval`` calls it."""
+"""Evaluation of captioners: :func:`.run.evaluate` runs a benchmark; so does ``fastregion eval``."""
