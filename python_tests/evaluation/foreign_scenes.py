@@ -50,7 +50,12 @@ def foreign_tasks(count: int, first_seed: int = 0) -> list[Task]:
     """Tasks of an evaluation, in the group "foreign scenes"."""
 
     def maker(seed: int) -> Task:
-        return Task(name=f"foreign {seed}", group="foreign scenes", make=lambda: draw_scene(seed))
+        return Task(
+            name=f"foreign {seed}",
+            group="foreign scenes",
+            make=lambda: draw_scene(seed),
+            picture=lambda: draw_scene(seed).image,
+        )
 
     return [maker(seed) for seed in range(first_seed, first_seed + count)]
 
