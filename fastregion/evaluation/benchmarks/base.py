@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from fastregion.images import ImageSource
 
@@ -28,7 +28,7 @@ __all__ = [
     "Scores",
 ]
 
-Picture = ImageSource | Sequence[ImageSource]
+Picture: TypeAlias = "ImageSource | Sequence[ImageSource]"
 """What ``describe`` takes: a picture, or the frames of a video."""
 
 

@@ -10,6 +10,10 @@ __all__ = ["NAMES", "find_benchmark"]
 
 # Where each is; imported when it is wanted.
 _CLASSES = {
+    "dlc-bench": ("fastregion.evaluation.benchmarks.dlc_bench", "DlcBench"),
+    "dlc-bench-image": ("fastregion.evaluation.benchmarks.dlc_bench", "DlcBenchImage"),
+    "gar-bench-vqa": ("fastregion.evaluation.benchmarks.gar_bench_vqa", "GarBenchVqa"),
+    "gar-bench-cap": ("fastregion.evaluation.benchmarks.gar_bench_cap", "GarBenchCap"),
     "scenes": ("fastregion.evaluation.benchmarks.scenes", "Scenes"),
 }
 
