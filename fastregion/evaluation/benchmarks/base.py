@@ -9,7 +9,7 @@ Three steps with files between them, none of which needs the one before it once 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -71,23 +71,25 @@ class Query:
 
 
 class Describer(Protocol):
-    """What a benchmark asks: a captioner, or an endpoint that is shown regions.
+    """What a benchmark asks: a captioner, or a general model that is shown regions."""
 
-    Attributes:
-        model_id: its name.
-        model_type: which kind of model it is, such as ``"gar"``.
-    """
-
-    model_id: str
-    model_type: str
-
-    def describe(
-        self, image: Any, regions: Any, prompt: str | None = None, **options: Any
-    ) -> list[str]:
-        """As ``Captioner.describe`` of a list of regions."""
+    @property
+    def model_id(self) -> str:
+        """Its name."""
         ...
 
-    def ask(self, image: Any, regions: Any, question: str, **options: Any) -> str:
+    @property
+    def model_type(self) -> str:
+        """Which kind of model it is, such as ``"gar"``; ``"chat"`` for a general one."""
+        ...
+
+    @property
+    def describe(self) -> Callable[..., Any]:
+        """As ``Captioner.describe``."""
+        ...
+
+    @property
+    def ask(self) -> Callable[..., str]:
         """As ``Captioner.ask``."""
         ...
 
