@@ -160,11 +160,7 @@ class PanopticFiles:
             FileNotFoundError, ValueError: the PNG is missing, damaged, no RGB picture, or of
                 another size than the image.
         """
-        if image_id not in self._annotations:
-            raise MissingImageError(
-                f"annotations: {str(self.json_file)!r} has none of image {image_id!r}"
-            )
-        annotation = self._annotations[image_id]
+        annotation = self._annotation(image_id)
         infos = annotation["segments_info"]
         image = self._images.get(image_id, {})
         size = (image["height"], image["width"]) if {"height", "width"} <= image.keys() else None
@@ -191,8 +187,23 @@ class PanopticFiles:
             for info in infos
         )
         height, width = ids.shape
-        name = image.get("file_name", annotation["file_name"])
-        return PanopticImage(image_id, name, (height, width), segments)
+        return PanopticImage(image_id, self.picture_name(image_id), (height, width), segments)
+
+    def picture_name(self, image_id: int | str) -> str:
+        """The name of an image's picture; where the file does not tell, that of its PNG.
+
+        Raises:
+            MissingImageError: the file has no annotation of this image.
+        """
+        annotation = self._annotation(image_id)
+        return str(self._images.get(image_id, {}).get("file_name", annotation["file_name"]))
+
+    def _annotation(self, image_id: int | str) -> Mapping[str, Any]:
+        if image_id not in self._annotations:
+            raise MissingImageError(
+                f"annotations: {str(self.json_file)!r} has none of image {image_id!r}"
+            )
+        return self._annotations[image_id]
 
     def _check_segment(self, segment: Any, image_id: int | str) -> None:
         number = self._value(segment, "id", int)

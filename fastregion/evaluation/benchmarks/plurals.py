@@ -13,7 +13,8 @@ _SINGULAR = ("bus",)  # which inflect takes for a plural
 def is_plural(name: str) -> bool:
     """Whether it names several things, as the published evaluation of DLC-Bench decides it.
 
-    Versions of inflect differ: 7.6 takes "wine glass" for one thing, 5.6 for several.
+    Releases of inflect differ: 5.6 takes "wine glass" for several, as in the published records, and
+    7.6 for one.
 
     Raises:
         ModuleNotFoundError: inflect is not installed.
