@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
 dt { opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
 #items { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 1rem; }
 article { border: 1px solid var(--line); border-radius: 8px; padding: .8rem;
-  background: var(--soft); }
+  background: var(--soft); align-self: start; }
 article.failure { border-left: 5px solid var(--bad); }
 article img { display: block; max-width: 100%; height: auto; border-radius: 4px; margin: auto; }
 article h3 { font-size: .85rem; font-weight: 600; margin: .5rem 0 .2rem; overflow-wrap: anywhere; }
@@ -145,33 +145,32 @@ def _page(result: Result, items: Sequence[Item], show: Callable[[Item], str | No
 
 
 def _scores(result: Result) -> str:
-    rows = []
-    for name, entry in result.table.items():
-        cells = (
-            number(entry.value),
-            interval(entry),
-            "" if entry.spread is None else number(entry.spread),
-            "" if entry.count is None else str(entry.count),
-            "" if entry.higher_is_better else "0 is best",
-        )
-        rows.append(
-            f"<tr><td>{html.escape(name)}</td>"
-            + "".join(f'<td class="n">{html.escape(cell)}</td>' for cell in cells)
-            + "</tr>"
-        )
-    heads = "".join(
-        f'<th class="n">{head}</th>'
-        for head in ("value", "95&nbsp;% interval", "spread over repeats", "items", "")
+    entries = result.table.values()
+    columns = {
+        "value": [number(entry.value) for entry in entries],
+        "95 % interval": [interval(entry) for entry in entries],
+        "spread over repeats": [
+            "" if entry.spread is None else number(entry.spread) for entry in entries
+        ],
+        "items": ["" if entry.count is None else str(entry.count) for entry in entries],
+        "": ["" if entry.higher_is_better else "0 is best" for entry in entries],
+    }
+    told = {head: cells for head, cells in columns.items() if any(cells)}
+    heads = "".join(f'<th class="n">{html.escape(head)}</th>' for head in told)
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f'<td class="n">{html.escape(cell)}</td>' for cell in cells)
+        + "</tr>"
+        for name, *cells in zip(result.table, *told.values(), strict=True)
     )
-    return (
-        f'<div class="scroll"><table><tr><th>measure</th>{heads}</tr>{"".join(rows)}</table></div>'
-    )
+    return f'<div class="scroll"><table><tr><th>measure</th>{heads}</tr>{rows}</table></div>'
 
 
-def _pairs(values: Any) -> str:
+def _pairs(values: Mapping[str, Any]) -> str:
     return "".join(
-        f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd>"
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>"
         for name, value in values.items()
+        if value not in (None, {})
     )
 
 
@@ -185,19 +184,16 @@ def _article(item: Item, result: Result, failure: bool, picture: str | None) -> 
     )
     image = f'<img src="{picture}" alt="" loading="lazy">' if picture else ""
     why = f'<p class="none">{html.escape(reason)}</p>' if reason else ""
-    judge = "".join(
-        f"<dt>{html.escape(call)}</dt><dd>{html.escape(' | '.join(texts))}</dd>"
-        for call, texts in found.answers.items()
-    )
-    judge = f"<details><summary>judge</summary><dl>{judge}</dl></details>" if judge else ""
-    numbers = (
-        f"<details><summary>numbers</summary><dl>{_pairs(found.numbers)}</dl></details>"
-        if found.numbers
-        else ""
+    said_of_it = {call: " | ".join(texts) for call, texts in found.answers.items()}
+    details = "".join(
+        f"<details{' open' if failure else ''}><summary>{what}</summary><dl>{_pairs(values)}</dl>"
+        "</details>"
+        for what, values in (("judge", said_of_it), ("numbers", found.numbers))
+        if values
     )
     kind = ' class="failure"' if failure else ""
     return (
         f'<article{kind} data-group="{html.escape(item.group)}">{image}'
         f'<h3>{html.escape(item.id)} <span class="group">{html.escape(item.group)}</span></h3>'
-        f"{said}{why}{judge}{numbers}</article>"
+        f"{said}{why}{details}</article>"
     )

@@ -30,14 +30,15 @@ def each(
         function: called once for each thing.
         things: its arguments.
         workers: how many calls at a time, at least 1.
-        title: of the progress bar on standard error; None for no bar.
+        title: of the progress bar on standard error, if that is a terminal; None for no bar.
     """
+    console = Console(stderr=True)
     yield from track(
         _each(function, things, workers),
         title or "",
         total=len(things),
-        console=Console(stderr=True),
-        disable=title is None,
+        console=console,
+        disable=title is None or not console.is_terminal,  # in a log it would be empty lines
         transient=True,
     )
 

@@ -26,8 +26,8 @@ def title(result: Result) -> str:
 
 
 def result_table(result: Result) -> Group:
-    """The table, and remarks below it."""
-    table = Table(title=title(result))
+    """What was measured, the table, and remarks."""
+    table = Table()
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -40,7 +40,7 @@ def result_table(result: Result) -> Group:
         if repeats:
             cells.append("" if entry.spread is None else number(entry.spread))
         table.add_row(*map(Text, (*cells, "" if entry.count is None else str(entry.count))))
-    return Group(table, *map(Text, remarks(result)))
+    return Group(Text(title(result), style="bold"), table, *map(Text, remarks(result)))
 
 
 def interval(entry: Entry) -> str:

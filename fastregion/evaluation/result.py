@@ -161,12 +161,12 @@ def make_result(
     return Result(
         header=header,
         table=table,
-        notes=first.notes,
+        notes=list(first.notes),
         missing=predictions.missing,
         unjudged=judged.missing,
-        unreadable=judged.unreadable,
+        unreadable=[list(pair) for pair in judged.unreadable],
         usage=usage,
-        failures=first.failures,
+        failures=list(first.failures),
         items={
             item.id: ItemResult(
                 group=item.group,

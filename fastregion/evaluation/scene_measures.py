@@ -8,7 +8,7 @@ from fastregion.evaluation.caption_facts import read_caption
 from fastregion.evaluation.ground_truth import RegionTruth
 from fastregion.evaluation.judge import SCORED_FACTS, STATEMENTS, judge_caption
 
-__all__ = ["BALANCED", "LOWER_IS_BETTER", "MEASURES", "PATTERN", "measure_caption"]
+__all__ = ["BALANCED", "LOWER_IS_BETTER", "MEASURES", "PATTERN", "UNIQUE", "measure_caption"]
 
 PATTERN = "pattern"
 BALANCED = "pattern, balanced"
@@ -23,13 +23,15 @@ _FACT_NAMES = {
 }
 _WRONG = {kind: f"wrong {kind}" for kind in STATEMENTS}
 
+UNIQUE = "true of its region alone"
+"""Not asked of a caption: one that is all right may fit another region too."""
 LOWER_IS_BETTER = frozenset((_ANY_WRONG, *_WRONG.values()))
 MEASURES = (
     *(_FACT_NAMES[fact] for fact in SCORED_FACTS),
     BALANCED,
     "self-retrieval",
     "self-retrieval, look-alikes",
-    "true of its region alone",
+    UNIQUE,
     _ANY_WRONG,
     *_WRONG.values(),
 )
@@ -76,7 +78,7 @@ def measure_caption(
             for other in range(len(truths))
             if not judge_caption(said, truths, other, complete=complete).wrong
         ]
-        found["true of its region alone"] = true_of == [index]
+        found[UNIQUE] = true_of == [index]
     return {name: found[name] for name in MEASURES if name in found}
 
 

@@ -36,6 +36,7 @@ from fastregion.evaluation.scene_measures import (
     LOWER_IS_BETTER,
     MEASURES,
     PATTERN,
+    UNIQUE,
     measure_caption,
 )
 from fastregion.regions import Region
@@ -95,7 +96,7 @@ class Scenes(Benchmark):
     def picture(self, item: Item, data: Path) -> Picture:
         """Rendered, or the photograph."""
         assert item.image is not None, "items of scenes bear their picture's name"
-        return self._tasks[item.image].make().image
+        return self._tasks[item.image].picture()
 
     def predict(
         self, describer: Describer, picture: Picture, items: Sequence[Item], query: Query
@@ -175,7 +176,12 @@ def _failures(measured: Mapping[str, Mapping[str, bool]]) -> tuple[str, ...]:
     """Items by how much is wrong with them, those with nothing wrong left out."""
 
     def faults(found: Mapping[str, bool]) -> int:
-        return sum(ok == (name.split(": ", 1)[1] in LOWER_IS_BETTER) for name, ok in found.items())
+        by_measure = {name.split(": ", 1)[1]: ok for name, ok in found.items()}
+        return sum(
+            ok == (measure in LOWER_IS_BETTER)
+            for measure, ok in by_measure.items()
+            if measure != UNIQUE
+        )
 
     wrong = {name: faults(found) for name, found in measured.items() if faults(found)}
     return tuple(sorted(wrong, key=lambda name: -wrong[name]))

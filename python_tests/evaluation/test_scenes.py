@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from fastregion.evaluation import examples
+from fastregion.evaluation.benchmarks.scenes import Scenes
 from fastregion.evaluation.ground_truth import RegionTruth, scene_truths
-from fastregion.evaluation.mini import evaluate
+from fastregion.evaluation.predictions import Asked
+from fastregion.evaluation.run import PREDICTIONS, evaluate
 from fastregion.models import load
 from fastregion.regions import Region
 from fastregion.scenes import generate_scene
@@ -48,6 +50,8 @@ def true_caption(truth: RegionTruth) -> str:
 class KnowingCaptioner:
     """Recognises scenes by their pixels; finds a caption likelier, the nearer its region."""
 
+    model_type = "knowing"
+
     def __init__(self, *, seeds: Sequence[int], stop_after: int | None = None) -> None:
         self.model_id = "knowing"
         self.model = nn.Linear(2, 2)
@@ -70,11 +74,12 @@ class KnowingCaptioner:
         self,
         image: npt.NDArray[np.uint8],
         regions: list[Region],
+        prompt: str | None,
         *,
         max_new_tokens: int,
         **options: Any,
     ) -> list[str]:
-        self.options = options
+        self.options = {**options, **({"prompt": prompt} if prompt else {})}
         if self.described == self.stop_after:
             raise KeyboardInterrupt
         self.described += 1
@@ -95,87 +100,104 @@ class KnowingCaptioner:
         ]
 
 
-def values(report: Any) -> dict[str, tuple[float | None, int]]:
-    return {m.name: (m.value, m.count) for m in report.groups["scenes"]}
+def measure(
+    captioner: Any, output: Path | None = None, asked: Asked | None = None, **settings: Any
+) -> Any:
+    return evaluate(
+        Scenes(**settings), captioner, output=output, resume=True, asked=asked, progress=False
+    )
+
+
+def values(result: Any, group: str = "scenes") -> dict[str, tuple[float, int]]:
+    return {
+        name.removeprefix(f"{group}: "): (entry.value, entry.count)
+        for name, entry in result.table.items()
+    }
+
+
+def num_regions(seed: int) -> int:
+    return len(generate_once(seed).regions)
 
 
 def test_a_captioner_that_knows_the_truth_is_never_wrong() -> None:
-    captioner: Any = KnowingCaptioner(seeds=range(SCENES))
-    found = values(evaluate(captioner, scenes=SCENES, progress=False))
-    regions = sum(len(generate_once(seed).regions) for seed in range(SCENES))
+    result = measure(KnowingCaptioner(seeds=range(SCENES)), scenes=SCENES)
+    found = values(result)
+    regions = sum(map(num_regions, range(SCENES)))
     assert found["any wrong statement"] == (0.0, regions)
     for fact in ("main colour", "place", "size", "shape", "pattern", "self-retrieval"):
         value, count = found[fact]
         assert value == 1.0, fact
         assert 0 < count <= regions
+    for name, entry in result.table.items():
+        assert entry.higher_is_better is ("wrong" not in name)
+    assert all(item in result.items for item in result.failures)
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    output = tmp_path / "results.jsonl"
-    whole: Any = KnowingCaptioner(seeds=range(SCENES))
-    expected = evaluate(whole, scenes=SCENES, progress=False)
-
-    stopped: Any = KnowingCaptioner(seeds=range(SCENES), stop_after=2)
+    expected = measure(KnowingCaptioner(seeds=range(SCENES)), scenes=SCENES)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(stopped, scenes=SCENES, output=output, progress=False)
-    assert len(output.read_text().splitlines()) == 1 + 2
+        measure(KnowingCaptioner(seeds=range(SCENES), stop_after=2), tmp_path, scenes=SCENES)
+    said = (tmp_path / PREDICTIONS).read_text().splitlines()
+    assert len(said) == 1 + num_regions(0) + num_regions(1)
 
-    resumed: Any = KnowingCaptioner(seeds=range(SCENES))
-    report = evaluate(resumed, scenes=SCENES, output=output, progress=False)
+    resumed = KnowingCaptioner(seeds=range(SCENES))
+    assert measure(resumed, tmp_path, scenes=SCENES) == expected
     assert resumed.described == SCENES - 2
-    assert report == expected
-
-    again: Any = KnowingCaptioner(seeds=(), stop_after=0)
-    assert evaluate(again, scenes=SCENES, output=output, progress=False) == expected
+    silent = KnowingCaptioner(seeds=(), stop_after=0)
+    assert measure(silent, tmp_path, scenes=SCENES) == expected
 
 
 def test_only_the_pictures_asked_for_are_counted(tmp_path: Path) -> None:
-    output = tmp_path / "results.jsonl"
-    captioner: Any = KnowingCaptioner(seeds=range(SCENES))
-    evaluate(captioner, scenes=SCENES, output=output, progress=False)
-    one = evaluate(captioner, scenes=1, first_seed=2, output=output, progress=False)
-    assert values(one)["any wrong statement"][1] == len(generate_once(2).regions)
+    captioner = KnowingCaptioner(seeds=range(SCENES))
+    measure(captioner, tmp_path, scenes=SCENES)
+    one = measure(captioner, tmp_path, scenes=1, first_seed=2)
+    assert values(one)["any wrong statement"][1] == num_regions(2)
     assert captioner.described == SCENES
 
 
 def test_results_of_other_weights_are_refused(tmp_path: Path) -> None:
-    output = tmp_path / "results.jsonl"
-    captioner: Any = KnowingCaptioner(seeds=range(1))
-    evaluate(captioner, scenes=1, output=output, progress=False)
+    captioner = KnowingCaptioner(seeds=range(1))
+    measure(captioner, tmp_path, scenes=1)
     with torch.no_grad():
         captioner.model.weight.add_(0.5)
     with pytest.raises(ValueError, match=r"output: .* holds results of"):
-        evaluate(captioner, scenes=1, output=output, progress=False)
+        measure(captioner, tmp_path, scenes=1)
 
 
-def test_json_lines_hold_captions_truth_and_likelihoods(tmp_path: Path) -> None:
-    output = tmp_path / "results.jsonl"
-    captioner: Any = KnowingCaptioner(seeds=(3,))
-    evaluate(captioner, scenes=1, first_seed=3, output=output, progress=False)
-    header, line = (json.loads(text) for text in output.read_text().splitlines())
-    assert header["task"] == "mini"
-    assert header["model"] == "knowing"
-    assert line["name"] == "scene 3"
-    regions = len(generate_once(3).regions)
-    assert len(line["captions"]) == len(line["truths"]) == regions
-    if regions > 1:
-        assert np.shape(line["log_probs"]) == (regions, regions)
-        assert line["log_probs"][0][0] == -1.0
+def test_rows_hold_captions_and_likelihoods(tmp_path: Path) -> None:
+    measure(KnowingCaptioner(seeds=(3,)), tmp_path, scenes=1, first_seed=3)
+    header, *found = map(json.loads, (tmp_path / PREDICTIONS).read_text().splitlines())
+    assert (header["benchmark"], header["model"]) == ("scenes", "knowing")
+    assert [row["item"] for row in found] == [f"scene 3, region {k}" for k in range(num_regions(3))]
+    for index, row in enumerate(found):
+        assert row["text"].endswith(f"number {index}")
+        assert row["extra"]["log_probs"] == [-1.0 - abs(index - k) for k in range(num_regions(3))]
+
+
+def test_a_model_without_likelihoods_is_not_measured_by_them() -> None:
+    class Silent:
+        def __init__(self) -> None:
+            known = KnowingCaptioner(seeds=range(1))
+            self.model_id, self.model_type, self.describe = "s", "chat", known.describe
+
+        ask = None
+
+    found = values(measure(Silent(), scenes=1))
+    assert "self-retrieval" not in found
+    assert found["any wrong statement"][0] == 0.0
 
 
 def test_what_is_asked_for_is_passed_on_and_written_down(tmp_path: Path) -> None:
-    output = tmp_path / "results.jsonl"
-    captioner: Any = KnowingCaptioner(seeds=range(1))
-    evaluate(captioner, scenes=1, output=output, progress=False)
+    captioner = KnowingCaptioner(seeds=range(1))
+    measure(captioner, tmp_path, scenes=1)
     assert captioner.options == {}
-    asked: dict[str, Any] = {"prompt": "in 6 words", "unique": True}
+    asked = Asked(prompt="in 6 words", options={"unique": True})
     with pytest.raises(ValueError, match=r"output: .* holds results of"):
-        evaluate(captioner, scenes=1, output=output, progress=False, **asked)
-    other = tmp_path / "asked.jsonl"
-    evaluate(captioner, scenes=1, output=other, progress=False, **asked)
-    assert captioner.options == asked
-    header = json.loads(other.read_text().splitlines()[0])
-    assert {name: header[name] for name in asked} == asked
+        measure(captioner, tmp_path, asked, scenes=1)
+    measure(captioner, tmp_path / "asked", asked, scenes=1)
+    assert captioner.options == {"prompt": "in 6 words", "unique": True}
+    header = json.loads((tmp_path / "asked" / PREDICTIONS).read_text().splitlines()[0])
+    assert (header["prompt"], header["options"]) == ("in 6 words", {"unique": True})
 
 
 def test_scenes_of_lookalikes() -> None:
@@ -190,26 +212,19 @@ def test_unique_texts_of_lookalikes_are_retrieved_more_often() -> None:
     captioner = load("fastregion/mini")
     found = {}
     for unique in (False, True):
-        report = evaluate(
-            captioner,
-            scenes=4,
-            first_seed=1_000,
-            lookalikes=6,
-            prompt="in 6 words",
-            unique=unique,
-            progress=False,
-        )
-        found[unique] = {m.name: m.value for m in report.groups["look-alikes"]}
-    retrieved = [found[unique]["self-retrieval, look-alikes"] for unique in (False, True)]
+        asked = Asked(prompt="in 6 words", options={"unique": True} if unique else {})
+        result = measure(captioner, None, asked, scenes=4, first_seed=1_000, lookalikes=6)
+        found[unique] = values(result, "look-alikes")
+    retrieved = [found[unique]["self-retrieval, look-alikes"][0] for unique in (False, True)]
     assert retrieved[1] >= retrieved[0] + 0.1
-    alone = [found[unique]["true of its region alone"] for unique in (False, True)]
+    alone = [found[unique]["true of its region alone"][0] for unique in (False, True)]
     assert alone[1] >= alone[0]
-    wrong = [found[unique]["any wrong statement"] for unique in (False, True)]
+    wrong = [found[unique]["any wrong statement"][0] for unique in (False, True)]
     assert wrong[1] <= wrong[0] + 0.1  # not bought with false statements
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
         ({"scenes": 0}, "scenes: expected at least one scene or photograph, got none"),
         ({"scenes": -1}, "scenes: expected a count of at least 0, got -1"),
@@ -217,7 +232,6 @@ def test_unique_texts_of_lookalikes_are_retrieved_more_often() -> None:
         ({"scenes": 2, "first_seed": -1}, "first_seed: "),
     ],
 )
-def test_bad_arguments_are_refused(arguments: dict[str, int], message: str) -> None:
-    captioner: Any = KnowingCaptioner(seeds=())
+def test_bad_settings_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate(captioner, progress=False, **arguments)  # type: ignore[arg-type]
+        Scenes(**settings)
