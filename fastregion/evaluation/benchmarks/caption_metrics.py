@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastregion.evaluation.benchmarks.base import Scores
+from fastregion.evaluation.metrics.common import MetricUnavailable
 
 __all__ = ["COCO_METRICS", "caption_scores"]
 
@@ -36,7 +37,7 @@ def caption_scores(
         Numbers in per cent, as papers print them (CIDEr too); a metric that is not available is
         left out, and the notes say what it needs.
     """
-    from fastregion.evaluation.metrics.registry import MetricUnavailable, compute  # type: ignore[import-untyped, unused-ignore]
+    from fastregion.evaluation.metrics.registry import compute  # type: ignore[import-untyped, unused-ignore]
 
     if not candidates:
         return Scores(table={}, notes=tuple(notes))
@@ -51,6 +52,7 @@ def caption_scores(
         if isinstance(result, MetricUnavailable):
             told.append(f"{name} is left out: {result}")
             continue
+        told += [f"{name}: {note}" for note in result.notes]
         table[name] = 100 * result.corpus
         for key, value in zip(ids, result.items, strict=True):
             items[key][name] = 100 * value

@@ -30,6 +30,7 @@ _CLASSES = {
     "refcocog": ("fastregion.evaluation.benchmarks.refcocog_vg", "RefCocoG"),
     "visual-genome": ("fastregion.evaluation.benchmarks.refcocog_vg", "VisualGenome"),
     "hc-stvg": ("fastregion.evaluation.benchmarks.hc_stvg", "HcStvg"),
+    "pix2cap-coco": ("fastregion.evaluation.benchmarks.pix2cap_coco", "Pix2CapCoco"),
     "scenes": ("fastregion.evaluation.benchmarks.scenes", "Scenes"),
 }
 
