@@ -49,13 +49,11 @@ def with_clair(
         note = f"{_ENTRY}: {len(unread)} answers hold no score and count 0: {listed(unread)}"
         scores = replace(scores, notes=(*scores.notes, note))
     values = {key: 100 * (value or 0.0) for key, value in read.items()}
+    added = {key: {**scores.items.get(key, {}), _ENTRY: value} for key, value in values.items()}
     return replace(
         scores,
         table={**scores.table, _ENTRY: sum(values.values()) / len(values)},
-        items={
-            key: {**kept, _ENTRY: values[key]} if key in values else kept
-            for key, kept in scores.items.items()
-        },
+        items={**scores.items, **added},
         counts={**scores.counts, _ENTRY: len(values)},
     )
 

@@ -116,7 +116,9 @@ class Row:
         """A box (x, y, width, height) in pixels, as (x0, y0, x1, y1)."""
         x, y, width, height = self.numbers(key, 4)
         if width <= 0 or height <= 0:
-            raise self.error(key, f"expected a positive width and height, got {_shown((x, y))}")
+            raise self.error(
+                key, f"expected a positive width and height, got {_shown((width, height))}"
+            )
         return x, y, x + width, y + height
 
     def clipped_box(self, key: str, size: tuple[int, int]) -> tuple[float, float, float, float]:
