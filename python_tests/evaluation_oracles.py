@@ -34,7 +34,10 @@ needs_pycocoevalcap = pytest.mark.skipif(
     importlib.util.find_spec("pycocoevalcap") is None, reason="pycocoevalcap is not installed"
 )
 
-_PUNCTUATION = ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+_PUNCTUATION = [
+    *["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"],
+    *[".", "?", "!", ",", ":", "-", "--", "...", ";"],
+]
 
 
 def ptb_tokens(captions: list[str], folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from golden_cases import VARIABLE
 
 
 def golden_json(argument: str, keys: set[str]) -> pytest.MarkDecorator:
-    """Parametrise a test over every JSON object below a ``benchmarks`` folder that has some keys."""
+    """Parametrise a test over all JSON objects below ``benchmarks`` folders that have some keys."""
     root = os.environ.get(VARIABLE)
     found: list[tuple[str, Any]] = []
     for file in sorted(Path(root).rglob("*.json")) if root else ():

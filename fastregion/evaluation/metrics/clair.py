@@ -24,6 +24,7 @@ Set B:
 How likely is it, from 0 to 100, that both sets describe the same image? Answer with a JSON object \
 that has the keys "score" and "reason" and nothing else.
 """
+_NO_REASON = "Unknown"
 _NUMBER = re.compile(r"\d*\.?\d+")
 
 
@@ -33,7 +34,7 @@ class ClairScore:
 
     Attributes:
         score: in 0..1 (a judge that leaves its scale may say more); 0 if nothing could be read.
-        reason: the judge's words; None where it gave none.
+        reason: the judge's words, or "Unknown"; None where no answer could be read.
         readable: whether a score was read.
     """
 
@@ -70,15 +71,22 @@ def read_clair_answer(answer: str) -> ClairScore | None:
     """
     try:
         content = json.loads("{" + answer.split("{")[1].split("}")[0] + "}")
-        score, reason = float(content["score"]), content.get("reason")
-        return ClairScore(score=score / 100, reason=reason)
-    except (ValueError, KeyError, IndexError):
+        return ClairScore(
+            score=float(content["score"]) / 100, reason=content.get("reason", _NO_REASON)
+        )
+    except (ValueError, KeyError, IndexError, TypeError):
         pass
     number = _NUMBER.search(answer)
     if number is None:
         return None
     score = float(number[0])
-    return ClairScore(score=(score * 100 if score < 1 else score) / 100, reason=answer)
+    return ClairScore(score=(score * 100 if score < 1 else score) / 100, reason=_reason(answer))
+
+
+def _reason(answer: str) -> str:
+    """What stands behind the word "reason", to the end of the line."""
+    found = re.search("(?i:reason)(.*)", answer)
+    return found[1].replace(":", "").strip() if found else _NO_REASON
 
 
 def clair(

@@ -10,12 +10,14 @@ import queue
 import subprocess
 import threading
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from fastregion.evaluation.metrics.common import MetricResult, MetricUnavailable
 from fastregion.evaluation.metrics.java import find_jar, find_java
+from fastregion.evaluation.metrics.rouge import stemmer
 
 __all__ = ["Meteor", "meteor", "meteor_nltk"]
 
@@ -137,6 +139,7 @@ class _NoSynonyms:
         return []
 
 
+@cache
 def _wordnet() -> Any:
     """NLTK's WordNet, or None where its data are missing."""
     wordnet = import_module("nltk.corpus").wordnet
@@ -167,12 +170,13 @@ def meteor_nltk(
         raise MetricUnavailable(
             'METEOR of NLTK needs nltk: pip install "fastregion[eval]"'
         ) from error
-    wordnet = _wordnet() if synonyms else None
+    wordnet, porter = _wordnet() if synonyms else None, SimpleNamespace(stem=stemmer())
     items = tuple(
         float(
             meteor_score(
                 [text.split() for text in texts],
                 candidate.split(),
+                stemmer=porter,
                 wordnet=_NoSynonyms() if wordnet is None else wordnet,
             )
         )

@@ -76,7 +76,8 @@ class CaptionMap:
         detection_map: the same without captions.
         ap: by (IoU, METEOR) threshold.
         detection_ap: by IoU threshold.
-        records: the pairs that were judged, in their order, each with its METEOR.
+        records: the pairs that were judged, in their order, each with its METEOR; -1 for
+            an empty prediction, which counts as wrong.
         segments: how many are annotated, crowds among them.
     """
 
@@ -243,7 +244,9 @@ def caption_map(
         for iou in IOU_THRESHOLDS
         for meteor in METEOR_THRESHOLDS
     }
-    detected = {iou: _average_precision(ious >= iou, segments) for iou in IOU_THRESHOLDS}
+    detected = {
+        iou: _average_precision((ious >= iou) & (said > -1), segments) for iou in IOU_THRESHOLDS
+    }
     return CaptionMap(
         map=float(np.mean(list(precise.values()))),
         detection_map=float(np.mean(list(detected.values()))),
@@ -256,9 +259,9 @@ def caption_map(
 
 def _meteor(match: Match, mode: str) -> float:
     caption = match.predicted.caption
-    references = [caption] if mode == "words" else list(caption)
+    references = [caption] if mode == "words" else sorted(set(caption))
     if not references:
-        return 0.0
+        return -1.0  # below every threshold: without a caption nothing is found
     return meteor_nltk([match.annotated.caption], [references]).corpus
 
 
