@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_cases import GoldenCase, golden_cases
 from recorded_benchmarks import golden_files, read_golden, vectors
 
 from fastregion.evaluation.benchmarks.base import Benchmark, Item, Prediction, Scores
@@ -19,6 +20,7 @@ from fastregion.evaluation.benchmarks.pair_scores import (
     relative_score,
     without_boxes,
 )
+from fastregion.evaluation.benchmarks.pix2cap_coco import Pix2CapCoco
 from fastregion.evaluation.benchmarks.plurals import is_plural
 from fastregion.evaluation.benchmarks.videorefer_d import VideoReferD, read_review
 from fastregion.evaluation.benchmarks.videorefer_q import VideoReferQ, is_right
@@ -307,3 +309,23 @@ def test_videorefer_q(vector: dict[str, Any]) -> None:
         if entry["all"]:
             assert scores.counts[name] == entry["all"]
             assert scores.table[name] == pytest.approx(entry["accuracy"])
+
+
+@golden_cases("pix2cap", "metrics")
+@pytest.mark.parametrize("released", [True, False])
+def test_pix2cap_coco(case: GoldenCase, released: bool, tmp_path: Path) -> None:
+    """Annotations and predictions of the published functions, through the benchmark."""
+    (tmp_path / "pix2cap_coco_val.json").symlink_to(case.folder / "gt.json")
+    (tmp_path / "panoptic_val2017").symlink_to(case.folder / "gt")
+    benchmark = Pix2CapCoco(released=released)
+    predictions, answers = benchmark.recorded(tmp_path, case.folder / "pred.json")
+    by_item = {prediction.item: prediction for prediction in predictions}
+    table = benchmark.score(benchmark.items(tmp_path), by_item, answers).table
+    expected = case.json("outputs.json")
+    quality = expected["caption_quality"]
+    published = expected["map" if released else "map_list_captions"]["map"]
+    assert table["mAP"] == pytest.approx(100 * published, abs=1e-6)
+    for name, key in (("BLEU@4", "bleu"), ("CIDEr-D", "cider"), ("ROUGE-L", "rouge")):
+        assert table[name] == pytest.approx(100 * quality[key], abs=1e-6)
+    for name in ("PQ", "SQ", "RQ"):
+        assert table[name] == pytest.approx(100 * quality[name.lower()], abs=1e-9)

@@ -1,11 +1,17 @@
-"""Semantic similarity and semantic IoU of a word or phrase and a category's name."""
+"""Semantic IoU and semantic similarity of a word or phrase and a category's name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastregion.evaluation.benchmarks.base import Scores
+from fastregion.evaluation.benchmarks.caption_metrics import with_entry
+
+if TYPE_CHECKING:
+    from fastregion.evaluation.metrics.similarity import Variant
 
 __all__ = ["keyword_scores"]
 
@@ -16,7 +22,7 @@ def keyword_scores(
     predictions: Mapping[str, str],
     categories: Mapping[str, str],
     *,
-    variant: str,
+    variant: Variant,
     encoder: Path | None,
     notes: Sequence[str] = (),
 ) -> Scores:
@@ -28,29 +34,24 @@ def keyword_scores(
         variant: whose way of cleaning texts: ``"osprey"`` or ``"videorefer"``.
         encoder: folder of the sentence encoder; without it, similarity is left out.
         notes: of the scores so far.
-    """
-    from fastregion.evaluation.metrics.similarity import semantic_iou, sentence_similarity  # type: ignore[import-untyped, unused-ignore]
 
-    told, ids = list(notes), list(predictions)
-    if not ids:
-        return Scores(table={}, notes=tuple(told))
-    columns = {
-        _IOU: [semantic_iou(predictions[key], categories[key], variant=variant) for key in ids]
-    }
+    Raises:
+        MetricUnavailable: the folder holds no encoder.
+    """
+    from fastregion.evaluation.metrics.encoder import TextEncoder
+    from fastregion.evaluation.metrics.similarity import semantic_iou, sentence_similarity
+
+    scores = Scores(table={}, notes=tuple(notes))
+    if not predictions:
+        return scores
+    texts = list(predictions.values()), [categories[key] for key in predictions]
+    result = semantic_iou(*texts, variant=variant)
+    values = dict(zip(predictions, result.items, strict=True))
+    scores = with_entry(scores, _IOU, result.corpus, values)
+    scores = replace(scores, failures=tuple(sorted(values, key=lambda key: values[key])))
     if encoder is None:
-        told.append(f"{_SIMILARITY} is left out: give the folder of a sentence encoder as encoder")
-    else:
-        columns[_SIMILARITY] = sentence_similarity(
-            [predictions[key] for key in ids], [categories[key] for key in ids], encoder
-        )
-    items = {
-        key: {name: 100 * values[place] for name, values in columns.items()}
-        for place, key in enumerate(ids)
-    }
-    return Scores(
-        table={name: 100 * sum(values) / len(ids) for name, values in columns.items()},
-        items=items,
-        notes=tuple(told),
-        counts=dict.fromkeys(columns, len(ids)),
-        failures=tuple(sorted(items, key=lambda key: items[key][_IOU])),
-    )
+        note = f"{_SIMILARITY} is left out: it needs the folder of an encoder (encoder=FOLDER)"
+        return replace(scores, notes=(*notes, note))
+    result = sentence_similarity(*texts, TextEncoder(encoder), variant=variant)
+    values = dict(zip(predictions, result.items, strict=True))
+    return with_entry(scores, _SIMILARITY, result.corpus, values)

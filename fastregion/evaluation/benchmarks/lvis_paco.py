@@ -17,13 +17,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from fastregion.evaluation.benchmarks.base import Benchmark, Item, Prediction, Query, Scores
 from fastregion.evaluation.benchmarks.decoding import decoding
 from fastregion.evaluation.benchmarks.keyword_metrics import keyword_scores
 from fastregion.evaluation.benchmarks.notes import count_note, predicted_items
 from fastregion.evaluation.benchmarks.rows import Row, find_file, picture_name, read_rows
+
+if TYPE_CHECKING:
+    from fastregion.evaluation.metrics.similarity import Variant
 
 __all__ = ["LvisKeywords", "PacoKeywords"]
 
@@ -78,7 +81,7 @@ class LvisKeywords(Benchmark):
         return keyword_scores(
             {item.id: predictions[item.id].text for item in said},
             {item.id: item.row["category"] for item in said},
-            variant=self.variant,
+            variant=cast("Variant", self.variant),  # as checked above
             encoder=self.encoder,
             notes=notes,
         )

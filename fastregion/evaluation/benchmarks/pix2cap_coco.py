@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from fastregion.evaluation.benchmarks.base import (
@@ -29,12 +30,13 @@ from fastregion.evaluation.benchmarks.base import (
 from fastregion.evaluation.benchmarks.notes import predicted_items
 from fastregion.evaluation.benchmarks.rows import find_file, picture_name
 from fastregion.models.categories import Category
-from fastregion.models.coco_panoptic import PanopticFiles, PanopticImage
+from fastregion.models.coco_panoptic import PanopticFiles, PanopticImage, write_panoptic
 from fastregion.models.segment import Segment
 from fastregion.regions import Region
 
 __all__ = ["Pix2CapCoco", "panoptic_pairs"]
 
+_CAPTIONS = {"BLEU@4": "bleu_4", "CIDEr-D": "cider", "ROUGE-L": "rouge_l"}
 _FILE, _PNGS = "pix2cap_coco_val.json", "panoptic_val2017"
 
 
@@ -92,18 +94,29 @@ class Pix2CapCoco(Benchmark):
         answers: Mapping[tuple[str, str], str],
     ) -> Scores:
         """The measures of the paper, in per cent; reads the PNGs of the annotations."""
-        from fastregion.evaluation.metrics.panoptic import panoptic_scores  # type: ignore[import-untyped, unused-ignore]
+        from fastregion.evaluation.metrics.common import MetricUnavailable
+        from fastregion.evaluation.metrics.panoptic import caption_map, panoptic_quality
 
         notes: list[str] = []
         said = predicted_items(items, predictions, notes)
-        found = panoptic_scores(panoptic_pairs(said, predictions), released=self.released)
-        mode = "released: as the published code computes it" if self.released else "word by word"
-        return Scores(
-            table={name: 100 * value for name, value in found.table.items()},
-            items={item.id: {} for item in said},
-            notes=(*notes, f"mAP {mode}", *found.notes),
-            counts=dict.fromkeys(found.table, len(said)),
-        )
+        if not said:
+            return Scores(table={}, notes=tuple(notes))
+        table: dict[str, float] = {}
+        with TemporaryDirectory() as folder:
+            files = _write_pairs(Path(folder), said, predictions)
+            try:
+                found = caption_map(*files, mode="released" if self.released else "words")
+            except MetricUnavailable as error:
+                notes.append(f"mAP is left out: {error}")
+            else:
+                table["mAP"] = 100 * found.map
+                how = "as the published code computes it" if self.released else "word by word"
+                notes.append(f"METEOR of the mAP is taken {how}")
+            quality = panoptic_quality(*files)
+        for entry, name in _CAPTIONS.items():
+            table[entry] = 100 * quality.captions[name]
+        table |= {"PQ": 100 * quality.pq, "SQ": 100 * quality.sq, "RQ": 100 * quality.rq}
+        return Scores(table=table, items={item.id: {} for item in said}, notes=tuple(notes))
 
     def recorded(
         self, data: Path, record: Path
@@ -133,6 +146,18 @@ def panoptic_pairs(
         truth = files[place].read(item.row["image_id"])
         segments = predictions[item.id].extra["segments"]
         yield truth, replace(truth, segments=tuple(map(_segment, segments)))
+
+
+def _write_pairs(
+    folder: Path, items: Sequence[Item], predictions: Mapping[str, Prediction]
+) -> tuple[PanopticFiles, PanopticFiles]:
+    """Annotations and predictions of these items as files, which are read picture by picture."""
+    files = []
+    for side, name in enumerate(("annotations", "predictions")):
+        pairs = panoptic_pairs(items, predictions)
+        write_panoptic(folder / f"{name}.json", (pair[side] for pair in pairs))
+        files.append(PanopticFiles(folder / f"{name}.json"))
+    return files[0], files[1]
 
 
 def _segment(values: Mapping[str, Any]) -> Segment:

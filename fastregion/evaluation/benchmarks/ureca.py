@@ -12,7 +12,7 @@ which is taken; the encoder of BERTScore must be given as a folder; the judge of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ from fastregion.evaluation.benchmarks.base import (
     Query,
     Scores,
 )
-from fastregion.evaluation.benchmarks.caption_metrics import caption_scores
+from fastregion.evaluation.benchmarks.caption_metrics import caption_scores, with_entry
 from fastregion.evaluation.benchmarks.clair_calls import (
     CLAIR_PART,
     clair_call,
@@ -39,8 +39,9 @@ __all__ = ["Ureca"]
 
 _METRICS = (
     *("BLEU@1", "BLEU@2", "BLEU@3", "BLEU@4"),
-    *("rouge_score", "METEOR (NLTK)", "BERTScore"),
+    *("ROUGE-L (rouge_score)", "METEOR (NLTK)"),
 )
+_BERTSCORE = "BERTScore"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class Ureca(Benchmark):
 
     Attributes:
         encoder: a folder with the encoder of BERTScore; without it, that is left out.
+        layer: of the encoder, whose vectors BERTScore compares.
     """
 
     name: ClassVar[str] = "ureca"
@@ -58,6 +60,7 @@ class Ureca(Benchmark):
     template: ClassVar[str | None] = "ureca.txt"
 
     encoder: Path | None = None
+    layer: int = 9  # that of bert-base-uncased
 
     def items(self, data: Path) -> list[Item]:
         """The masks, in the order of the file."""
@@ -93,9 +96,25 @@ class Ureca(Benchmark):
             {item.id: predictions[item.id].text for item in said},
             {item.id: (item.row["caption"],) for item in said},
             notes,
-            encoder=self.encoder,
         )
-        return with_clair(scores, said, answers)
+        return with_clair(self._with_bertscore(scores, said, predictions), said, answers)
+
+    def _with_bertscore(
+        self, scores: Scores, items: Sequence[Item], predictions: Mapping[str, Prediction]
+    ) -> Scores:
+        if self.encoder is None:
+            note = f"{_BERTSCORE} is left out: it needs the folder of an encoder (encoder=FOLDER)"
+            return replace(scores, notes=(*scores.notes, note))
+        if not items:
+            return scores
+        from fastregion.evaluation.metrics.bertscore import BertScore
+        from fastregion.evaluation.metrics.encoder import TextEncoder
+
+        metric = BertScore(encoder=TextEncoder(self.encoder), layer=self.layer)
+        captions = [predictions[item.id].text for item in items]
+        result = metric(captions, [[item.row["caption"]] for item in items])["f1"]
+        values = {item.id: value for item, value in zip(items, result.items, strict=True)}
+        return with_entry(scores, _BERTSCORE, result.corpus, values)
 
 
 def _item(data: Path, index: int, row: Row) -> Item:

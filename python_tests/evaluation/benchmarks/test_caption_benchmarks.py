@@ -234,3 +234,100 @@ def test_hc_stvg_bad_data(clips: Path, value: Any, message: str) -> None:
     changed(clips / "hc_stvg.json", 0, "track_list", value=value)
     with pytest.raises(ValueError, match=message):
         HcStvg().items(clips)
+
+
+# ---- scores ----
+
+
+@pytest.fixture
+def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """METEOR 1.5 takes seconds to start; its numbers have tests of their own."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+
+
+def test_captions_are_compared_with_all_references(coco: Path, no_java: None) -> None:
+    items = RefCocoG().items(coco)
+    predictions = {
+        "5": Prediction(item="5", text="A dog."),
+        "3": Prediction(item="3", text="the big cat"),
+    }
+    scores = RefCocoG().score(items, predictions, {})
+    assert list(scores.table) == ["BLEU@1", "BLEU@2", "BLEU@3", "BLEU@4", "ROUGE-L", "CIDEr-D"]
+    assert scores.items["5"]["BLEU@2"] == pytest.approx(100)
+    assert scores.items["3"]["BLEU@1"] == pytest.approx(200 / 3)
+    assert scores.table["BLEU@1"] == pytest.approx(100 * 4 / 5)  # of the corpus
+    rouge = [scores.items[key]["ROUGE-L"] for key in "53"]
+    assert scores.table["ROUGE-L"] == pytest.approx(sum(rouge) / 2)
+    assert scores.counts["BLEU@4"] == 2
+    assert [note.split(" is left out: ")[0] for note in scores.notes] == ["METEOR 1.5", "SPICE"]
+
+
+def test_items_without_prediction_are_no_part_of_the_corpus(coco: Path, no_java: None) -> None:
+    items = RefCocoG().items(coco)
+    scores = RefCocoG().score(items, {"5": Prediction(item="5", text="a dog")}, {})
+    assert scores.table["BLEU@2"] == pytest.approx(100)
+    assert scores.table["CIDEr-D"] == 0  # as always of a single item
+    assert "1 of 2 items have no prediction and are left out: 3" in scores.notes
+    assert RefCocoG().score(items, {}, {}).table == {}
+
+
+def test_hc_stvg_released_leaves_out_short_predictions(clips: Path, no_java: None) -> None:
+    for released, counted in ((False, 1), (True, 0)):
+        benchmark = HcStvg(released=released)
+        predictions = {"v": Prediction(item="v", text="walks")}
+        scores = benchmark.score(benchmark.items(clips), predictions, {})
+        assert scores.counts.get("BLEU@1", 0) == counted
+    predictions = {"v": Prediction(item="v", text="A man walks.")}
+    scores = HcStvg(released=True).score(HcStvg().items(clips), predictions, {})
+    assert scores.table["BLEU@3"] == pytest.approx(100)
+
+
+def test_ref_l4_scores_the_shortened_texts(ref_l4: Path, no_java: None) -> None:
+    items = RefL4().items(ref_l4)
+    predictions = {"0": Prediction(item="0", text="what was said")}
+    answers = {
+        ("0", "clair"): '{"score": 70, "reason": "alike"}',
+        ("0", "short prediction"): "red box",
+        ("0", "short reference"): "red ball",
+    }
+    scores = RefL4().score(items, predictions, answers)
+    assert scores.table["BLEU@1"] == pytest.approx(50)
+    assert scores.table["CLAIR"] == pytest.approx(70)
+    assert scores.items["0"]["CLAIR"] == pytest.approx(70)
+    del answers["0", "short reference"]
+    scores = RefL4().score(items, predictions, answers)
+    assert list(scores.table) == ["CLAIR"]
+    assert any("lack the shortened texts" in note for note in scores.notes)
+
+
+def test_ureca_needs_neither_judge_nor_encoder(tmp_path: Path) -> None:
+    row = {"image": "p.png", "segmentation": box_rle(0, 0, 9, 9), "caption": "a red thing"}
+    write_lines(tmp_path / "test.jsonl", [row, row])
+    items = Ureca().items(tmp_path)
+    predictions = {item.id: Prediction(item=item.id, text="a red thing") for item in items}
+    scores = Ureca().score(items, predictions, {})
+    assert scores.table["ROUGE-L (rouge_score)"] == pytest.approx(100)
+    assert scores.table["METEOR (NLTK)"] > 90
+    assert "CLAIR" not in scores.table
+    assert "CLAIR: 2 of 2 items are not judged" in scores.notes
+    assert any(note.startswith("BERTScore is left out") for note in scores.notes)
+    scores = Ureca().score(items, predictions, {("0", "clair"): "50", ("1", "clair"): "none"})
+    assert scores.table["CLAIR"] == pytest.approx(25)
+    assert scores.counts["CLAIR"] == 2
+    assert "CLAIR: 1 answers hold no score and count 0: 1" in scores.notes
+    assert not Ureca().readable(items[0], "clair", "none")
+
+
+@pytest.mark.parametrize(("variant", "iou"), [("osprey", 50), ("videorefer", 100)])
+def test_keywords_are_cleaned_as_the_variant_does(keywords: Path, variant: str, iou: float) -> None:
+    benchmark = PacoKeywords(variant=variant)
+    items = benchmark.items(keywords)
+    predictions = {
+        "0-0": Prediction(item="0-0", text="teddy bear."),
+        "0-1": Prediction(item="0-1", text="Lamp: shade"),
+    }
+    scores = benchmark.score(items, predictions, {})
+    assert scores.items["0-1"]["semantic IoU"] == pytest.approx(iou)
+    assert scores.table["semantic IoU"] == pytest.approx((100 + iou) / 2)
+    assert any(note.startswith("semantic similarity is left out") for note in scores.notes)
