@@ -1,6 +1,6 @@
 """Recorded model outputs and judges' answers: found below $FASTREGION_GOLDEN by what they are.
 
-Nothing here knows how many files, regions or vectors there are, or what their models are called.
+Nothing here knows how many files or regions there are, or what their models are called.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from golden_cases import VARIABLE
 
-__all__ = ["golden_files", "read_golden", "vectors"]
+__all__ = ["golden_files", "read_golden"]
 
 
 def golden_files(*patterns: str, keep: Callable[[Path], bool] = lambda _: True) -> Any:
@@ -35,21 +35,3 @@ def golden_files(*patterns: str, keep: Callable[[Path], bool] = lambda _: True) 
 @functools.cache
 def read_golden(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def vectors(name: str) -> Any:
-    """Parametrise a test over the entries ``name`` of all files ``cases.json``, as ``vector``."""
-    root = os.environ.get(VARIABLE)
-    params = []
-    for file in sorted(Path(root).rglob("cases.json")) if root else []:
-        entries = read_golden(file).get(name, [])
-        listed = entries if isinstance(entries, list) else [entries]
-        params += [
-            pytest.param(entry, marks=pytest.mark.golden, id=f"{file.parent.name}-{index}")
-            for index, entry in enumerate(listed)
-        ]
-    reason = f"{VARIABLE} is not set, or has no cases of {name}"
-    none = pytest.param(
-        None, marks=[pytest.mark.golden, pytest.mark.skip(reason=reason)], id="none"
-    )
-    return pytest.mark.parametrize("vector", params or [none])

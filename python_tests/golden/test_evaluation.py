@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from golden_cases import GoldenCase, golden_cases
-from recorded_benchmarks import golden_files, read_golden, vectors
+from golden_files import golden_json
+from recorded_benchmarks import golden_files, read_golden
 
 from fastregion.evaluation.benchmarks.base import Benchmark, Item, Prediction, Scores
 from fastregion.evaluation.benchmarks.dlc_bench import DlcBench, DlcBenchImage
@@ -253,30 +254,35 @@ def test_judge_crops(file: Path) -> None:
         assert found == windows
 
 
-@vectors("multiple_choice_parser")
-def test_multiple_choice(vector: dict[str, Any]) -> None:
-    assert parse_choice(vector["answer"], vector["choices"]) == vector["index"]
+@golden_json("cases", {"multiple_choice_parser"})
+def test_multiple_choice(cases: dict[str, Any]) -> None:
+    for vector in cases["multiple_choice_parser"]:
+        assert parse_choice(vector["answer"], vector["choices"]) == vector["index"]
 
 
-@vectors("pair_score_parser")
-def test_pair_scores(vector: dict[str, Any]) -> None:
-    assert list(parse_pair(vector["review"])) == vector["scores"]
+@golden_json("cases", {"pair_score_parser"})
+def test_pair_scores(cases: dict[str, Any]) -> None:
+    for vector in cases["pair_score_parser"]:
+        assert list(parse_pair(vector["review"])) == vector["scores"]
 
 
-@vectors("refer_answer_box_removal")
-def test_box_removal(vector: dict[str, Any]) -> None:
-    assert without_boxes(vector["answer"]) == vector["processed"]
+@golden_json("cases", {"refer_answer_box_removal"})
+def test_box_removal(cases: dict[str, Any]) -> None:
+    for vector in cases["refer_answer_box_removal"]:
+        assert without_boxes(vector["answer"]) == vector["processed"]
 
 
-@vectors("pair_summary")
-def test_pair_summary(vector: dict[str, Any]) -> None:
-    pairs = [tuple(pair) for pair in vector["tuples"]]
-    assert round(relative_score(pairs), 1) == vector["ferret"]
-    assert round(relative_score(pairs, 1e-6), 2) == vector["mdvp"]
+@golden_json("cases", {"pair_summary"})
+def test_pair_summary(cases: dict[str, Any]) -> None:
+    for vector in cases["pair_summary"]:
+        pairs = [tuple(pair) for pair in vector["tuples"]]
+        assert round(relative_score(pairs), 1) == vector["ferret"]
+        assert round(relative_score(pairs, 1e-6), 2) == vector["mdvp"]
 
 
-@vectors("videorefer_d")
-def test_videorefer_d(vector: dict[str, Any]) -> None:
+@golden_json("cases", {"videorefer_d"})
+def test_videorefer_d(cases: dict[str, Any]) -> None:
+    vector = cases["videorefer_d"]
     reviews = vector["reviews"]
     for review, extracted in zip(reviews, vector["extracted"], strict=True):
         assert "gpt" not in review or read_review(review["gpt"]) == extracted
@@ -292,8 +298,9 @@ def test_videorefer_d(vector: dict[str, Any]) -> None:
     assert scores.counts == vector["counts"]
 
 
-@vectors("videorefer_q")
-def test_videorefer_q(vector: dict[str, Any]) -> None:
+@golden_json("cases", {"videorefer_q"})
+def test_videorefer_q(cases: dict[str, Any]) -> None:
+    vector = cases["videorefer_q"]
     rows = vector["rows"]
     assert [is_right(row["pred"], row["Answer"]) for row in rows] == vector["correct"]
     items = [
