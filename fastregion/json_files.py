@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json_file", "read_json_object"]
+__all__ = ["read_json_file", "read_json_lines", "read_json_object"]
 
 
 def read_json_file(file: Path, max_bytes: int, argument: str | None = None) -> Any:
@@ -23,16 +25,26 @@ def read_json_file(file: Path, max_bytes: int, argument: str | None = None) -> A
         ValueError: it is larger, or not JSON.
     """
     whose = "" if argument is None else f"{argument}: {str(file)!r}: "
-    if not file.is_file():
-        raise FileNotFoundError(f"{whose}no such file")
-    if file.stat().st_size > max_bytes:
-        raise ValueError(f"{whose}the file is larger than {max_bytes >> 20} MiB")
-    try:
+    _check_file(file, max_bytes, whose)
+    with _named_errors(whose):
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # both bad UTF-8 and bad JSON
-        raise ValueError(f"{whose}not valid JSON ({error})") from error
-    except RecursionError as error:
-        raise ValueError(f"{whose}not valid JSON (nested too deeply)") from error
+
+
+def read_json_lines(file: Path, max_bytes: int, argument: str) -> list[Any]:
+    """Read a file with a value in every line; empty lines are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`read_json_file`; the message names the line.
+    """
+    whose = f"{argument}: {str(file)!r}: "
+    _check_file(file, max_bytes, whose)
+    values = []
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                with _named_errors(f"{whose}line {number}: "):
+                    values.append(json.loads(line.decode("utf-8")))
+    return values
 
 
 def read_json_object(file: Path, max_bytes: int, argument: str) -> dict[str, Any]:
@@ -48,3 +60,20 @@ def read_json_object(file: Path, max_bytes: int, argument: str) -> dict[str, Any
             f"{argument}: {str(file)!r}: must be a JSON object, got {type(values).__name__}"
         )
     return values
+
+
+def _check_file(file: Path, max_bytes: int, whose: str) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"{whose}no such file")
+    if file.stat().st_size > max_bytes:
+        raise ValueError(f"{whose}the file is larger than {max_bytes >> 20} MiB")
+
+
+@contextmanager
+def _named_errors(whose: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:  # both bad UTF-8 and bad JSON
+        raise ValueError(f"{whose}not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise ValueError(f"{whose}not valid JSON (nested too deeply)") from error

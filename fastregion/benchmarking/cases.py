@@ -11,6 +11,7 @@ from fastregion.benchmarking import (
     gar,
     gated_cross_attention,
     masks,
+    metrics,
     packing,
     pix2cap,
     regions,
@@ -37,4 +38,5 @@ CASES: tuple[Case, ...] = (
     *ureca.CASES,
     *pix2cap.CASES,
     *training.CASES,
+    *metrics.CASES,
 )

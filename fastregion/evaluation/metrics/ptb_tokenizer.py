@@ -1,0 +1,58 @@
+"""Penn Treebank tokens of captions, as all numbers of COCO caption evaluation are made of.
+
+Equal to CoreNLP 3.4.1's PTBTokenizer with ``-preserveLines -lowerCase`` and the punctuation that
+pycocoevalcap drops from its output, without Java. Brackets stay (as ``-lrb-`` and so on): the
+published list names them in capitals, and they arrive in lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from fastregion.evaluation.metrics.ptb_rules import BEFORE_NUMBERS, lex
+
+__all__ = ["tokenize"]
+
+_PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+_LINE_BREAK = re.compile("[\n\r\v\f\u2028\u2029]")
+# Where a token may reach over a space, or depend on what stands behind one.
+_SPANNING = re.compile(
+    r"[<\t\xa0\u2000-\u200a\u3000]|[0-9)] +[0-9+(]|\. +\.|(?<![A-Za-z])[A-Za-z]\.(?: +[A-Z]|$)"
+    rf"|{BEFORE_NUMBERS}\.(?: *[0-9]|$)"
+)
+
+
+def tokenize(captions: Sequence[str]) -> list[str]:
+    """Tokenise captions, as lines of one file.
+
+    As in the original, the first word of the next caption can decide whether a period belongs to a
+    last word that is a single letter or an abbreviation of a number ("in box A.", "seat no.").
+    Line breaks inside a caption count as spaces; there, the original would shift all that follow.
+
+    Args:
+        captions: texts.
+
+    Returns:
+        For each caption its tokens, joined by single spaces; empty where nothing but punctuation
+        is left.
+    """
+    lines = [_LINE_BREAK.sub(" ", caption) for caption in captions]
+    return [
+        _join(lex(line, following))
+        if _SPANNING.search(line)
+        else " ".join(filter(None, map(_tokenize_word, line.split(" ")))).rstrip()
+        for line, following in zip(lines, [*lines[1:], ""], strict=False)
+    ]
+
+
+@lru_cache(maxsize=1 << 16)
+def _tokenize_word(word: str) -> str:
+    return _join(lex(word))
+
+
+def _join(tokens: list[str]) -> str:
+    lowered = (token.lower() for token in tokens)
+    # A token may end in a no-break space; the original strips lines of what Python calls space.
+    return " ".join(token for token in lowered if token not in _PUNCTUATION).rstrip()
