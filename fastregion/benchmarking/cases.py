@@ -11,6 +11,7 @@ from fastregion.benchmarking import (
     gar,
     gated_cross_attention,
     masks,
+    metrics,
     packing,
     pix2cap,
     regions,
@@ -35,4 +36,5 @@ CASES: tuple[Case, ...] = (
     *dam.CASES,
     *ureca.CASES,
     *pix2cap.CASES,
+    *metrics.CASES,
 )

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fastregion.evaluation.caption_facts import read_caption
 from fastregion.evaluation.judge import SCORED_FACTS, STATEMENTS, judge_caption
+from fastregion.evaluation.metrics.retrieval import retrieves
 from fastregion.evaluation.records import Record
 
 _FACT_NAMES = {
@@ -111,7 +112,8 @@ def _measure(records: Sequence[Record]) -> tuple[Measure, ...]:
             wrong.update(verdict.wrong)
             any_wrong.append(bool(verdict.wrong))
             if len(record.captions) > 1:
-                found = _retrieves(record.log_probs[k], k)
+                log_probs = record.log_probs[k]
+                found = log_probs is not None and retrieves(log_probs, k)
                 retrieved.append(found)
                 if record.lookalike:
                     retrieved_lookalike.append(found)
@@ -146,10 +148,3 @@ def _measure(records: Sequence[Record]) -> tuple[Measure, ...]:
 def _share(name: str, found: Sequence[bool], *, higher_is_better: bool = True) -> Measure:
     value = sum(found) / len(found) if found else None
     return Measure(name=name, value=value, count=len(found), higher_is_better=higher_is_better)
-
-
-def _retrieves(log_probs: Sequence[float] | None, own: int) -> bool:
-    """Whether a caption is more likely for its own region than for every other one."""
-    if log_probs is None:
-        return False
-    return all(log_probs[own] > value for k, value in enumerate(log_probs) if k != own)

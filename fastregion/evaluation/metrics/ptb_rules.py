@@ -261,7 +261,8 @@ def lex(text: str, following: str = "") -> list[str]:
     context = f"{text}\n{following}"
     found, position = [], 0
     while position < len(text):
-        best, write = None, _plain
+        best: re.Match[str] | None = None
+        write: Callable[[str], str] = _plain
         for pattern, writer in _COMPILED:
             match = pattern.match(context, position)
             if match and (best is None or match.end() > best.end()):

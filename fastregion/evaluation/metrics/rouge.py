@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import import_module
 
 from fastregion.evaluation.metrics.common import MetricResult, MetricUnavailable
 
@@ -58,7 +59,7 @@ def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> M
 def rouge_score_l(
     candidates: Sequence[str], references: Sequence[Sequence[str]], *, stem: bool = True
 ) -> MetricResult:
-    """F1 of ROUGE-L as the package rouge_score computes it, on raw texts; the best reference counts.
+    """F1 of ROUGE-L as the package rouge_score computes it; the best reference counts.
 
     Args:
         candidates: captions as they are.
@@ -85,10 +86,10 @@ def stemmer() -> Callable[[str], str]:
         MetricUnavailable: without the package nltk.
     """
     try:
-        from nltk.stem.porter import PorterStemmer
+        porter = import_module("nltk.stem.porter")
     except ImportError as error:
         raise MetricUnavailable('stemming needs nltk: pip install "fastregion[eval]"') from error
-    stem: Callable[[str], str] = cache(PorterStemmer().stem)
+    stem: Callable[[str], str] = cache(porter.PorterStemmer().stem)
     return stem
 
 
