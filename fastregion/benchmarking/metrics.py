@@ -33,7 +33,8 @@ def _captions(seed: int) -> list[str]:
     rng.seed(seed)
     weights = [1 / (rank + 1) for rank in range(_VOCABULARY)]
     return [
-        " ".join(rng.choices(words, weights, k=rng.randint(_WORDS - 15, _WORDS + 15))) + ", it's x."
+        " ".join(rng.choices(words, weights, k=rng.randint(_WORDS - 15, _WORDS + 15)))
+        + ", it's fine."
         for _ in range(_PAIRS)
     ]
 

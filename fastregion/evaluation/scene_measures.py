@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fastregion.evaluation.caption_facts import read_caption
 from fastregion.evaluation.ground_truth import RegionTruth
 from fastregion.evaluation.judge import SCORED_FACTS, STATEMENTS, judge_caption
+from fastregion.evaluation.metrics.retrieval import retrieves
 
 __all__ = ["BALANCED", "LOWER_IS_BETTER", "MEASURES", "PATTERN", "UNIQUE", "measure_caption"]
 
@@ -70,7 +71,7 @@ def measure_caption(
     found.update({name: kind in verdict.wrong for kind, name in _WRONG.items()})
     if len(truths) > 1:
         if scored:
-            found["self-retrieval"] = retrieved = _retrieves(log_probs, index)
+            found["self-retrieval"] = retrieved = bool(log_probs and retrieves(log_probs, index))
             if lookalike:
                 found["self-retrieval, look-alikes"] = retrieved
         true_of = [
@@ -80,10 +81,3 @@ def measure_caption(
         ]
         found[UNIQUE] = true_of == [index]
     return {name: found[name] for name in MEASURES if name in found}
-
-
-def _retrieves(log_probs: Sequence[float] | None, own: int) -> bool:
-    """Whether a caption is more likely for its own region than for every other one."""
-    if log_probs is None:
-        return False
-    return all(log_probs[own] > value for k, value in enumerate(log_probs) if k != own)

@@ -259,9 +259,9 @@ def caption_map(
 
 def _meteor(match: Match, mode: str) -> float:
     caption = match.predicted.caption
-    references = [caption] if mode == "words" else sorted(set(caption))
-    if not references:
+    if not caption:
         return -1.0  # below every threshold: without a caption nothing is found
+    references = [caption] if mode == "words" else sorted(set(caption))
     return meteor_nltk([match.annotated.caption], [references]).corpus
 
 

@@ -19,9 +19,11 @@ _PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "-
 _LINE_BREAK = re.compile("[\n\r\v\f\u2028\u2029]")
 # Where a token may reach over a space, or depend on what stands behind one.
 _SPANNING = re.compile(
-    r"[<\t\xa0\u2000-\u200a\u3000]|[0-9)] +[0-9+(]|\. +\.|(?<![A-Za-z])[A-Za-z]\.(?: +[A-Z]|$)"
-    rf"|{BEFORE_NUMBERS}\.(?: *[0-9]|$)"
+    r"[<\t\xa0\u2000-\u200a\u3000]|[0-9)] +[0-9+(]|\. +\.|(?<![A-Za-z])[A-Za-z]\. +[A-Z]"
+    rf"|{BEFORE_NUMBERS}\. *[0-9]"
 )
+# A last period that depends on the next caption.
+_OPEN_END = re.compile(rf"(?:^|[^A-Za-z])[A-Za-z]\.$|{BEFORE_NUMBERS}\.$")
 
 
 def tokenize(captions: Sequence[str]) -> list[str]:
@@ -40,11 +42,18 @@ def tokenize(captions: Sequence[str]) -> list[str]:
     """
     lines = [_LINE_BREAK.sub(" ", caption) for caption in captions]
     return [
-        _join(lex(line, following))
-        if _SPANNING.search(line)
-        else " ".join(filter(None, map(_tokenize_word, line.split(" ")))).rstrip()
+        _tokenize_line(line, following)
         for line, following in zip(lines, [*lines[1:], ""], strict=False)
     ]
+
+
+def _tokenize_line(line: str, following: str) -> str:
+    if _SPANNING.search(line):
+        return _join(lex(line, following))
+    *words, last = line.split(" ")
+    tokens = [*map(_tokenize_word, words)]
+    tokens.append(_join(lex(last, following)) if _OPEN_END.search(last) else _tokenize_word(last))
+    return " ".join(filter(None, tokens)).rstrip()
 
 
 @lru_cache(maxsize=1 << 16)
