@@ -176,7 +176,8 @@ def with_values(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
         first = tied.get(id(value), name)
         before.append((table, last, table[last]))
         if table is part._parameters:
-            table[last] = made.setdefault(first, nn.Parameter(values[first], requires_grad=False))
+            new = nn.Parameter(values[first], requires_grad=value.requires_grad)
+            table[last] = made.setdefault(first, new)
         else:
             table[last] = values[first]
     try:
