@@ -188,8 +188,9 @@ def with_values(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
 
 
 def _first_names(module: nn.Module) -> dict[int, str]:
-    """Of each parameter, one name: a parameter of two modules has two."""
-    return {id(parameter): name for name, parameter in module.named_parameters()}
+    """Of each parameter and buffer, one name: one that two modules share has two."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {id(value): name for name, value in named}
 
 
 def _like(value: Tensor, tensor: Tensor, name: str) -> Tensor:
