@@ -41,7 +41,7 @@ takes, what is wrong with the rows, and one batch as text.
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name, or a YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys given anew.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys given anew.")
     ] = None,
     output: Annotated[
         Path | None,

@@ -9,7 +9,6 @@ scoring, saving and loading are written here, once.
 
 from __future__ import annotations
 
-import fnmatch
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +36,7 @@ from fastregion.models.answers import (
     stream_answers,
 )
 from fastregion.models.inputs import single_image, video_request
+from fastregion.models.patterns import fits, require_fit
 from fastregion.models.request import (
     RegionRequest,
     Request,
@@ -428,15 +428,9 @@ class Captioner(ABC):
             ValueError: a pattern that no name fits.
         """
         named = {self.layout.published(name): p for name, p in self.model.named_parameters()}
-        for pattern in patterns:
-            if not fnmatch.filter(named, pattern):
-                raise ValueError(
-                    f"patterns: {pattern!r} fits no parameter; names are such as "
-                    f"{next(iter(named))!r}"
-                )
+        require_fit("patterns", patterns, named)
         for name, parameter in named.items():
-            frozen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-            parameter.requires_grad_(not frozen)
+            parameter.requires_grad_(not fits(name, patterns))
         return [name for name, parameter in named.items() if parameter.requires_grad]
 
     def save_pretrained(

@@ -20,7 +20,6 @@ __all__ = [
     "Checkpoints",
     "read_json",
     "read_tensors",
-    "replace_text",
     "write_json",
     "write_tensors",
 ]
@@ -47,31 +46,26 @@ class Checkpoints:
 
     def begin(self, step: int) -> Path:
         """An empty folder to write one into; what an interrupted write left behind goes."""
-        part = self._part(step)
+        part = self.part(step)
         for old in self.folder.glob("step-*.part"):
             shutil.rmtree(old)
         part.mkdir(parents=True)
         return part
 
     def part(self, step: int) -> Path:
-        """The folder that ``begin`` made."""
-        return self._part(step)
+        """The folder that ``begin`` makes."""
+        return self.folder / f"step-{step:08}.part"
 
     def finish(self, step: int) -> Path:
         """Give it its name, when all processes have written their files; then drop old ones."""
-        part = self._part(step)
+        part = self.part(step)
         final = part.with_suffix("")
         _sync(part)
-        if final.exists():  # of a run that was resumed from an earlier one
-            shutil.rmtree(final)
         part.rename(final)
         _sync(self.folder)
         for old in self._whole()[: -self.keep_last]:
             shutil.rmtree(old)
         return final
-
-    def _part(self, step: int) -> Path:
-        return self.folder / f"step-{step:08}.part"
 
     def _whole(self) -> list[Path]:
         if not self.folder.is_dir():
@@ -110,14 +104,6 @@ def read_json(file: Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: it is missing or damaged.
     """
     return read_json_object(file, _MAX_JSON_BYTES, "checkpoint")
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    _sync(part)
-    part.replace(file)
 
 
 def _sync(path: Path) -> None:

@@ -101,6 +101,8 @@ class _Run:
 
     def go(self, stop: StopRequest) -> bool:
         """Train to the end, or until asked to stop: whether it is the end."""
+        if self.progress >= 1 and self.folder.is_finished():
+            return True
         saved = self.clock
         items = iter(self.batches)
         with Metrics(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -182,13 +183,16 @@ def load_adapter(captioner: Captioner, folder: str | os.PathLike[str]) -> None:
         if not Path(folder, name).is_file():
             raise FileNotFoundError(f"adapter: {os.fspath(folder)!r} has no {name}")
     values = read_json_object(Path(folder, _CONFIG), _MAX_JSON_BYTES, "adapter")
-    missing = [key for key in ("r", "lora_alpha", "target_modules") if key not in values]
-    if missing:
-        raise ValueError(f"adapter: {_CONFIG} has no key {missing[0]!r}")
-    stored = {
-        key.removeprefix(_PREFIX): tensor
-        for key, tensor in load_file(Path(folder, _WEIGHTS)).items()
-    }
+    for key, kind in (("r", int), ("lora_alpha", (int, float)), ("target_modules", list)):
+        if key not in values:
+            raise ValueError(f"adapter: {_CONFIG} has no key {key!r}")
+        if not isinstance(values[key], kind):
+            raise ValueError(f"adapter: {_CONFIG}: {key} must not be {values[key]!r}")
+    try:
+        read = load_file(Path(folder, _WEIGHTS))
+    except SafetensorError as error:
+        raise ValueError(f"adapter: {_WEIGHTS}: damaged ({error})") from error
+    stored = {key.removeprefix(_PREFIX): tensor for key, tensor in read.items()}
     add_lora(
         captioner,
         rank=values["r"],

@@ -37,7 +37,7 @@ def draw_loss_curve(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     above.set_ylabel("loss")
     above.grid(alpha=0.3)
     below.plot(steps, [row["learning_rate"] for row in rows], color="tab:gray")
-    below.set_ylabel("learning rate")
+    below.set_ylabel("learning\nrate")
     below.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     below.set_xlabel("step")
     part = file.with_name(file.name + ".part")

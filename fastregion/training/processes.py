@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["Processes", "gathered", "is_first_process", "sharded_like"]
+
+# How long processes wait for each other: one of them looks at all rows before the start.
+_PATIENCE = timedelta(hours=3)
 
 
 class Processes:
@@ -33,7 +37,10 @@ class Processes:
         if _is_true("ACCELERATE_USE_DEEPSPEED"):
             raise NotImplementedError("DeepSpeed: not supported; use accelerate's FSDP or DDP")
         try:
-            from accelerate import Accelerator  # type: ignore[import-untyped, unused-ignore]
+            from accelerate import (  # type: ignore[import-untyped, unused-ignore]
+                Accelerator,
+                InitProcessGroupKwargs,
+            )
         except ImportError as error:
             raise ImportError(
                 'training needs accelerate: pip install "fastregion[train]"'
@@ -42,7 +49,11 @@ class Processes:
         # Under a bare torchrun, accelerate joins processes on CPUs only where it is told of them.
         cpu = launched > 1 and not torch.cuda.is_available()
         # Autocast, scaling and wrapping are done here, alike for all kinds of processes.
-        self._accelerator = Accelerator(mixed_precision="no", cpu=cpu)
+        self._accelerator = Accelerator(
+            mixed_precision="no",
+            cpu=cpu,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+        )
         self.device: torch.device = self._accelerator.device
         self.index: int = self._accelerator.process_index
         self.count: int = self._accelerator.num_processes

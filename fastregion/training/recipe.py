@@ -152,7 +152,8 @@ class Recipe:
         system: what is trained, a module of ``fastregion.training.systems``.
         start_from: a captioner's name or folder; None for the system's own start.
         options: settings of the system.
-        data: where rows come from, side by side; empty where the system makes its own.
+        data: where rows come from, side by side; relative paths start from the working folder.
+            Empty where the system makes its own.
         epochs: the length of the run; or
         steps: the same in updates of the weights; or
         minutes: the same in time of training.

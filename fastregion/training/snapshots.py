@@ -124,6 +124,12 @@ class Snapshots:
         latest = self._disk.latest()
         if latest is None:
             return None
+        try:
+            return self._restore(latest)
+        except KeyError as error:
+            raise ValueError(f"checkpoint: {str(latest)!r} is damaged: it lacks {error}") from error
+
+    def _restore(self, latest: Path) -> Clock:
         run = read_json(latest / _RUN)
         processes, updates = self._processes, self._updates
         if run["num_processes"] != processes.count:

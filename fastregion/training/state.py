@@ -176,7 +176,8 @@ def with_values(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
         first = tied.get(id(value), name)
         before.append((table, last, table[last]))
         if table is part._parameters:
-            table[last] = made.setdefault(first, nn.Parameter(values[first], requires_grad=False))
+            new = nn.Parameter(values[first], requires_grad=value.requires_grad)
+            table[last] = made.setdefault(first, new)
         else:
             table[last] = values[first]
     try:
@@ -187,8 +188,9 @@ def with_values(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[Non
 
 
 def _first_names(module: nn.Module) -> dict[int, str]:
-    """Of each parameter, one name: a parameter of two modules has two."""
-    return {id(parameter): name for name, parameter in module.named_parameters()}
+    """Of each parameter and buffer, one name: one that two modules share has two."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {id(value): name for name, value in named}
 
 
 def _like(value: Tensor, tensor: Tensor, name: str) -> Tensor:

@@ -31,7 +31,8 @@ class Loss(NamedTuple):
         total: float32 scalar, differentiable: the sum over targets.
         targets: float32 scalar without gradient: how many targets (tokens; or 1 where a published
             loss is normalised within its batch).
-        parts: further sums for the log, detached, divided by ``targets`` likewise.
+        parts: further sums for the log, detached, divided by ``targets`` likewise; every batch has
+            the same names.
     """
 
     total: Tensor

@@ -129,10 +129,16 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     recipe = toy_recipe(steps=2)
     train(recipe, tmp_path, task=toy_task())
     before = losses(tmp_path)
+    model = (tmp_path / "model").stat()
     again = toy_task()
     assert train(recipe, tmp_path, task=again)
     assert losses(tmp_path) == before
     assert again.progress == []
+    assert (tmp_path / "model").stat() == model
+    (tmp_path / "model" / "model.safetensors").unlink()
+    (tmp_path / "model").rmdir()  # as if killed before it was written
+    assert train(recipe, tmp_path, task=toy_task())
+    assert _weights(tmp_path)
 
 
 def test_another_recipe_does_not_get_the_folder(tmp_path: Path) -> None:
@@ -199,6 +205,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     file = tmp_path / "checkpoints" / "step-00000002" / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"checkpoint: .*weights.safetensors' is missing or dam"):
+        train(toy_recipe(steps=2), tmp_path, task=toy_task())
+    file.with_name("run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"checkpoint: .*damaged: it lacks 'num_processes'"):
         train(toy_recipe(steps=2), tmp_path, task=toy_task())
 
 

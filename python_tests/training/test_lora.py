@@ -216,3 +216,10 @@ class TestRefusals:
         file.write_text(json.dumps(values))
         with pytest.raises(ValueError, match=r"adapter_config\.json has no key 'r'"):
             load_adapter(fresh("gar"), tmp_path)
+        file.write_text(json.dumps(values | {"r": "4"}))
+        with pytest.raises(ValueError, match="r must not be '4'"):
+            load_adapter(fresh("gar"), tmp_path)
+        file.write_text(json.dumps(values | {"r": 4}))
+        (tmp_path / "adapter_model.safetensors").write_bytes(b"no tensors")
+        with pytest.raises(ValueError, match=r"adapter_model\.safetensors: damaged"):
+            load_adapter(fresh("gar"), tmp_path)

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from toy_training import losses, toy_recipe, toy_task
 
 from fastregion.training.loop import train
-from fastregion.training.recipe import Recipe
+from fastregion.training.processes import Processes
+from fastregion.training.recipe import Optimizer, Recipe
 
 PROGRAM = Path(toy_training.__file__).with_name("toy_runs.py")
 
@@ -190,3 +191,23 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     state.write_text(json.dumps({**values, "num_processes": 2}))
     with pytest.raises(ValueError, match=r"is of 2 processes, whose places .*; got 1"):
         train(recipe, tmp_path, task=toy_task())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer": Optimizer(name="muon")}, "muon needs whole matrices, which FSDP shards"),
+        ({"precision": "fp16"}, "precision: fp16 does not go with FSDP"),
+    ],
+)
+def test_what_shards_cannot_be_trained_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], message: str
+) -> None:
+    def sharded(self: Processes, *, fsdp: bool) -> None:
+        original(self, fsdp=fsdp)
+        self.sharded = fsdp
+
+    original = Processes.__init__
+    monkeypatch.setattr(Processes, "__init__", sharded)
+    with pytest.raises(NotImplementedError, match=message):
+        train(toy_recipe(fsdp=True, **values), tmp_path, task=toy_task())
