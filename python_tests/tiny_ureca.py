@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fastregion.benchmarking.ureca import ureca_tokenizer
@@ -92,3 +95,38 @@ def captioner(
         first = next(m for m in made.model.mask_tokens.modules() if isinstance(m, nn.Conv2d))
         first.weight.mul_(1 / 255)
     return made
+
+
+def write_base_model(folder: Path, *, internlm2: bool = False) -> int:
+    """An InternVL2.5 folder; gives the size of its vocabulary, which has no tokens of masks."""
+    made = captioner(internlm2=internlm2)
+    made.save_pretrained(folder)
+    stored = load_file(folder / "model.safetensors")
+    old = len(made.tokenizer) - 3
+    tables = [key for key, value in stored.items() if value.shape == (old + 3, 32)]
+    assert len(tables) == 2
+    base = {key: value for key, value in stored.items() if not key.startswith("mask_")}
+    base |= {key: base[key][:old].contiguous() for key in tables}
+    save_file(base, folder / "model.safetensors")
+    values = json.loads((folder / "config.json").read_text())
+    ours = ("arch", "mask_thumbnail", "max_num", "multi_region")
+    for key in ("num_mask_token", "dynamic_mask_size", *ours):
+        del values[key]
+    values |= {"template": "internvl2_5"}
+    values["llm_config"]["vocab_size"] = old
+    (folder / "config.json").write_text(json.dumps(values))
+    _without_masks(folder / "tokenizer.json")
+    return old
+
+
+def _without_masks(file: Path) -> None:
+    """Take the last three tokens out of a vocabulary."""
+    values = json.loads(file.read_text())
+    names = ("<MASK_CONTEXT>", "<mask>", "</mask>")
+    values["added_tokens"] = [t for t in values["added_tokens"] if t["content"] not in names]
+    vocabulary = values["model"]["vocab"]
+    kept = sorted((k for k in vocabulary if k not in names), key=vocabulary.get)
+    values["model"]["vocab"] = {token: place for place, token in enumerate(kept)}
+    for token in values["added_tokens"]:
+        token["id"] = values["model"]["vocab"][token["content"]]
+    file.write_text(json.dumps(values))

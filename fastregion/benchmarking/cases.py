@@ -16,6 +16,7 @@ from fastregion.benchmarking import (
     regions,
     resizing,
     roi,
+    training,
     ureca,
 )
 from fastregion.benchmarking.measure import Case
@@ -35,4 +36,5 @@ CASES: tuple[Case, ...] = (
     *dam.CASES,
     *ureca.CASES,
     *pix2cap.CASES,
+    *training.CASES,
 )

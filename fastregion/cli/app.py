@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fastregion._version import __version__
-from fastregion.cli import bench, describe, info, mini, segment, train
+from fastregion.cli import bench, describe, evaluate, info, segment, train
 from fastregion.cli.errors import BAD_INPUT, print_error
 
 __all__ = ["main"]
@@ -50,7 +50,7 @@ app.command("segment", help=segment.SEGMENT_HELP)(segment.segment)
 app.command("bench", help=bench.BENCH_HELP)(bench.bench)
 app.command("info")(info.info)
 app.command("train", help=train.TRAIN_HELP)(train.train)
-app.add_typer(mini.eval_app, name="eval")
+app.command("eval", help=evaluate.EVAL_HELP, no_args_is_help=True)(evaluate.evaluate)
 
 
 def _version(wanted: bool) -> None:

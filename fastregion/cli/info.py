@@ -37,6 +37,7 @@ def _facts() -> dict[str, Any]:
 
     from fastregion import ops
     from fastregion._native import native_module
+    from fastregion.language.packed_attention import packed_attention_backend
     from fastregion.models.auto import BUILT_IN
     from fastregion.ops.linear import linear_product
 
@@ -64,6 +65,10 @@ def _facts() -> dict[str, Any]:
         "transformers": version("transformers"),
         "threads": torch.get_num_threads(),
         "linear": linear_product(),
+        "packed_attention": {
+            "cpu": packed_attention_backend("cpu"),
+            "cuda": packed_attention_backend("cuda", torch.bfloat16) if cuda else None,
+        },
         "cuda_device": torch.cuda.get_device_name() if cuda else None,
         "native": {
             "available": native is not None,
@@ -102,6 +107,9 @@ def _print_tables(facts: dict[str, Any]) -> None:
         "python": f"{facts['python']} on {facts['platform']}",
         "torch": f"{facts['torch']}, {facts['threads']} threads",
         "float32 products": f"{facts['linear']} (FASTREGION_LINEAR)",
+        "training attention": ", ".join(
+            f"{name} ({device})" for device, name in facts["packed_attention"].items() if name
+        ),
         "transformers": facts["transformers"],
         "CUDA device": facts["cuda_device"] or "none",
         "native module": "yes" if native["available"] else "no: pip install . builds it",

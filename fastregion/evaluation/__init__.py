@@ -1,1 +1,1 @@
-"""Judges of captioners: :func:`fastregion.evaluation.mini.evaluate` measures what can be seen."""
+"""Evaluation of captioners: :func:`.run.evaluate` runs a benchmark; so does ``fastregion eval``."""

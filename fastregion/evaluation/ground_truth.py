@@ -230,7 +230,7 @@ def _main_colors(shares: Mapping[str, float]) -> frozenset[str] | None:
     return frozenset(term for term, share in by_term.items() if share >= enough)
 
 
-def _ring(mask: Mask) -> Mask:
+def ring_around(mask: Mask) -> Mask:
     """The pixels around a mask, as wide as :func:`fastregion.scenes.facts.ring_width` says."""
     margin = ring_width(mask)
     x0, y0, x1, y1 = crop_box(mask, margin)
@@ -241,7 +241,7 @@ def _ring(mask: Mask) -> Mask:
 
 
 def _backgrounds(image: Image, mask: Mask) -> frozenset[str] | None:
-    ring = _ring(mask)
+    ring = ring_around(mask)
     if ring.sum() < _MIN_RING:
         return None
     by_term = _term_shares(_color_shares(image[ring]))
@@ -253,7 +253,7 @@ def _backgrounds(image: Image, mask: Mask) -> frozenset[str] | None:
 
 def _neighbors(masks: Sequence[Mask], truths: Sequence[RegionTruth], index: int) -> list[Neighbor]:
     """Regions that one touches; which of two is in front, their visible masks do not tell."""
-    ring = _ring(masks[index])
+    ring = ring_around(masks[index])
     total = max(int(ring.sum()), 1)
     result = []
     for k, other in enumerate(masks):

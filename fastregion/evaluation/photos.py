@@ -106,6 +106,7 @@ def photo_tasks(path: str | Path) -> list[Task]:
             name=f"photo {photo.package} {photo.name}",
             group="photos",
             make=functools.partial(photo_example, photo),
+            picture=photo.load,
         )
         for photo in photos
     ]

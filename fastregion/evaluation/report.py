@@ -1,155 +1,81 @@
-"""The measured table of an evaluation."""
+"""Results as tables in a terminal."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
-
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from fastregion.evaluation.caption_facts import read_caption
-from fastregion.evaluation.judge import SCORED_FACTS, STATEMENTS, judge_caption
-from fastregion.evaluation.records import Record
+from fastregion.evaluation.result import Entry, Result
 
-_FACT_NAMES = {
-    "color": "main colour",
-    "place": "place",
-    "size": "size",
-    "shape": "shape",
-    "pattern": "pattern",
-}
+__all__ = ["number", "result_table", "title"]
+
+_LISTED = 5  # items named in a remark
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A share of captions.
-
-    Attributes:
-        name: What is measured.
-        value: The share in 0..1, or None where there is nothing to measure.
-        count: Number of captions that were scored.
-        higher_is_better: Whether 1 is the best value; if not, 0 is.
-    """
-
-    name: str
-    value: float | None
-    count: int
-    higher_is_better: bool = True
+def number(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What an evaluation measured; prints as a table.
-
-    Attributes:
-        header: What was evaluated: task, version, model.
-        groups: For each set of examples ("scenes", "photos") its measures.
-    """
-
-    header: dict[str, Any]
-    groups: dict[str, tuple[Measure, ...]]
-
-    def to_json(self) -> dict[str, Any]:
-        """The header and all measures: ``groups[group][measure]`` has ``value`` and ``count``."""
-        groups = {
-            group: {measure.name: asdict(measure) for measure in measures}
-            for group, measures in self.groups.items()
-        }
-        return {**self.header, "groups": groups}
-
-    def __rich__(self) -> Table:
-        """The table: one row for each measure, one pair of columns for each set of examples."""
-        table = Table(title=f"{self.header['model']} on {self.header['task']}")
-        table.add_column("measure")
-        for group in self.groups:
-            table.add_column(f"{group} %", justify="right")
-            table.add_column("captions", justify="right")
-        for rows in zip(*self.groups.values(), strict=True):
-            cells = [rows[0].name]
-            for measure in rows:
-                value = "-" if measure.value is None else f"{100 * measure.value:.1f}"
-                cells += [value, str(measure.count)]
-            table.add_row(*cells)
-        return table
+def title(result: Result) -> str:
+    """What was measured on what."""
+    header = result.header
+    judge = f", judged by {header['judge']}" if header.get("judge") else ""
+    return f"{header['model']} on {header['benchmark']} (version {header['version']}){judge}"
 
 
-def make_report(header: dict[str, Any], records: Iterable[Record]) -> Report:
-    """Judges every caption and counts.
-
-    Args:
-        header: What was evaluated.
-        records: What the captioner said.
-
-    Returns:
-        The report, with the groups in the order of their first record.
-    """
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.group].append(record)
-    return Report(header=header, groups={group: _measure(found) for group, found in groups.items()})
-
-
-def _measure(records: Sequence[Record]) -> tuple[Measure, ...]:
-    right: dict[str, list[bool]] = {fact: [] for fact in SCORED_FACTS}
-    right_by_pattern: dict[str, list[bool]] = defaultdict(list)
-    wrong: Counter[str] = Counter()
-    any_wrong: list[bool] = []
-    retrieved: list[bool] = []
-    retrieved_lookalike: list[bool] = []
-    told_apart: list[bool] = []
-    for record in records:
-        for k, caption in enumerate(record.captions):
-            said = read_caption(caption)
-            verdict = judge_caption(said, record.truths, k, complete=record.complete)
-            for fact, ok in verdict.right.items():
-                right[fact].append(ok)
-            patterns = record.truths[k].patterns
-            if "pattern" in verdict.right and patterns is not None and len(patterns) == 1:
-                right_by_pattern[next(iter(patterns))].append(verdict.right["pattern"])
-            wrong.update(verdict.wrong)
-            any_wrong.append(bool(verdict.wrong))
-            if len(record.captions) > 1:
-                found = _retrieves(record.log_probs[k], k)
-                retrieved.append(found)
-                if record.lookalike:
-                    retrieved_lookalike.append(found)
-                true_of = [
-                    other
-                    for other in range(len(record.captions))
-                    if not judge_caption(said, record.truths, other, complete=record.complete).wrong
-                ]
-                told_apart.append(true_of == [k])
-    total = len(any_wrong)
-    recalls = [sum(found) / len(found) for found in right_by_pattern.values()]
-    balanced = sum(recalls) / len(recalls) if recalls else None
-    return (
-        *(_share(_FACT_NAMES[fact], right[fact]) for fact in SCORED_FACTS),
-        Measure(name="pattern, balanced", value=balanced, count=len(right["pattern"])),
-        _share("self-retrieval", retrieved),
-        _share("self-retrieval, look-alikes", retrieved_lookalike),
-        _share("true of its region alone", told_apart),
-        _share("any wrong statement", any_wrong, higher_is_better=False),
-        *(
-            Measure(
-                name=f"wrong {kind}",
-                value=wrong[kind] / total if total else None,
-                count=total,
-                higher_is_better=False,
-            )
-            for kind in STATEMENTS
-        ),
-    )
+def result_table(result: Result) -> Group:
+    """What was measured, the table, and remarks."""
+    table = Table()
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    repeats = any(entry.spread is not None for entry in result.table.values())
+    if repeats:
+        table.add_column("spread", justify="right")
+    table.add_column("items", justify="right")
+    for name, entry in result.table.items():
+        cells = [name, number(entry.value), interval(entry)]
+        if repeats:
+            cells.append("" if entry.spread is None else number(entry.spread))
+        table.add_row(*map(Text, (*cells, "" if entry.count is None else str(entry.count))))
+    return Group(Text(title(result), style="bold"), table, *map(Text, remarks(result)))
 
 
-def _share(name: str, found: Sequence[bool], *, higher_is_better: bool = True) -> Measure:
-    value = sum(found) / len(found) if found else None
-    return Measure(name=name, value=value, count=len(found), higher_is_better=higher_is_better)
+def interval(entry: Entry) -> str:
+    """The ends of an entry's interval, or nothing."""
+    if entry.low is None or entry.high is None:
+        return ""
+    return f"{number(entry.low)} to {number(entry.high)}"
 
 
-def _retrieves(log_probs: Sequence[float] | None, own: int) -> bool:
-    """Whether a caption is more likely for its own region than for every other one."""
-    if log_probs is None:
-        return False
-    return all(log_probs[own] > value for k, value in enumerate(log_probs) if k != own)
+def remarks(result: Result) -> list[str]:
+    """What a reader must know besides the numbers."""
+    found = list(result.notes)
+    for what, items in (
+        ("without an answer of the model", result.missing),
+        ("not judged, and not in the table", result.unjudged),
+    ):
+        if items:
+            found.append(f"{len(items)} items {what}: {_listed(list(items))}")
+            found += [f"  because: {reason}" for reason in _reasons(list(items.values()))]
+    if result.unreadable:
+        calls = [f"{item} ({call})" for item, call in result.unreadable]
+        found.append(f"{len(calls)} answers of the judge could not be read: {_listed(calls)}")
+    if result.usage:
+        usage = ", ".join(f"{number_of} {name.replace('_', ' ')}"
+                          for name, number_of in result.usage.items())  # fmt: skip
+        found.append(f"judge: {usage}")
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    more = "" if len(names) <= _LISTED else f" and {len(names) - _LISTED} more"
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _reasons(reasons: list[str]) -> list[str]:
+    """The most frequent ones."""
+    different = sorted(set(reasons), key=lambda reason: (-reasons.count(reason), reason))
+    return different[:_LISTED]

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastregion.language.attention_limits import check_full_attention
 from fastregion.language.step_decoder import Attend, StepDecoder, inference
 
 __all__ = ["IncrementalDecoder", "step_decoder"]
@@ -99,11 +100,7 @@ class IncrementalDecoder(StepDecoder):
                 "decoder: expected a transformers LlamaForCausalLM or Qwen2ForCausalLM, "
                 f"got {type(decoder).__name__}"
             )
-        windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-        if windows:
-            raise NotImplementedError(
-                f"decoder: only full attention is supported, got layer types {sorted(windows)}"
-            )
+        check_full_attention("decoder", decoder)
         causal_lm: Any = decoder
         model: Any = causal_lm.model
         if model.rotary_emb.rope_type == "longrope":
@@ -162,7 +159,7 @@ class IncrementalDecoder(StepDecoder):
             turning = qkv[:, :rotated]
             swapped = turning.roll(self.head_dim // 2, -1)
             turning.mul_(cos).addcmul_(swapped, sin)
-            if self.padding:  # zeros change no score and give outputs that are cut off again
+            if self.padding:
                 qkv = F.pad(qkv, (0, self.padding))
             q, k, v = torch.split(qkv, [self._num_heads, self.num_kv_heads, self.num_kv_heads], 1)
             attended = attend(index, q, k, v)[..., : self.head_dim]

@@ -79,7 +79,8 @@ def generate(
     Args:
         decoder: a transformers ``LlamaForCausalLM`` or ``Qwen2ForCausalLM``, or a module that has
             a ``step_decoder()``.
-        prompts: ``B`` prompts of the decoder's hidden size, dtype and device.
+        prompts: ``B`` prompts of the decoder's hidden size, dtype and device, or what
+            ``read_prompts`` made of them before.
         max_new_tokens: tokens per sequence, at least 1; the model's context may end earlier.
         eos_token_ids: tokens that end a sequence; may be empty.
         temperature: 0 for greedy decoding; sampling divides the logits by it.

@@ -122,6 +122,18 @@ class PackedPrompts:
         """Width of an embedding."""
         return self.embeddings.shape[1]
 
+    def targets(self) -> Tensor:
+        """Rows int64 ``[n]`` of the labelled tokens that another one stands before and predicts.
+
+        Raises:
+            ValueError: no labels.
+        """
+        if self.labels is None:
+            raise ValueError("prompts: labels are needed, got none")
+        labelled = self.labels != IGNORED_LABEL
+        labelled[self.cu_seqlens[:-1].long()] = False
+        return labelled.nonzero().squeeze(1)
+
     def __len__(self) -> int:
         return self.batch_size
 

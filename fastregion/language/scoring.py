@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastregion.language.decoder import step_decoder
-from fastregion.language.packed import IGNORED_LABEL, PackedPrompts, check_token_ids, pack
+from fastregion.language.packed import PackedPrompts, check_token_ids, pack
 from fastregion.language.reading import ReadPrompts, cache_maker, reader
 from fastregion.language.step_decoder import StepDecoder
 
@@ -54,13 +54,12 @@ def token_logprobs(
     highest = int(prompts.labels.max())
     if highest >= model.vocab_size:
         raise ValueError(f"prompts: labels must be below {model.vocab_size}, got {highest}")
-    scored = prompts.labels != IGNORED_LABEL
-    scored[prompts.cu_seqlens[:-1].long()] = False
-    places = scored.nonzero().squeeze(1)
+    places = prompts.targets()
     cache = None if prefixes is None else new_cache()
     hidden = model.prefill(prompts, cache)[places - 1]
     logprobs = _logprobs(model, hidden, prompts.labels[places])
-    counts = torch.nn.functional.pad(scored.cumsum(0), (1, 0))[prompts.cu_seqlens.long()].diff()
+    # A prompt's targets are those before its end that are not before its beginning.
+    counts = torch.searchsorted(places, prompts.cu_seqlens.long()).diff()
     return list(torch.split(logprobs, counts.tolist()))
 
 

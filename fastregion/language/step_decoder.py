@@ -20,6 +20,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from fastregion.language.attention_limits import head_padding
 from fastregion.language.cache import KVCache
 from fastregion.language.packed import PackedPrompts
 from fastregion.ops import append_kv_, cross_attention, decode_attention
@@ -91,7 +92,7 @@ class StepDecoder(ABC):
     @property
     def padding(self) -> int:
         """Columns that widen a head to a multiple of 8, which the operators need."""
-        return -self.head_dim % 8
+        return head_padding(self.head_dim)
 
     def check(self, prompts: PackedPrompts) -> None:
         """Raise unless this decoder can read the prompts.

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastregion._torchvision_guard import import_transformers
+from fastregion.language.attention_limits import check_full_attention, head_padding
 from fastregion.ops import append_kv_, cross_attention, decode_attention
 from fastregion.ops.attention_cache import KV_BLOCK, empty_kv, grown_kv
 from fastregion.ops.decode_attention import SharedPrefix
@@ -59,14 +60,7 @@ def use_fastregion_attention(model: nn.Module) -> None:
         TypeError: not a transformers model.
         NotImplementedError: sliding-window layers.
     """
-    config: Any = getattr(model, "config", None)
-    if not hasattr(model, "set_attn_implementation"):
-        raise TypeError(f"model: expected a transformers model, got {type(model).__name__}")
-    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if windows:
-        raise NotImplementedError(
-            f"model: only full attention is supported, got layer types {sorted(windows)}"
-        )
+    check_full_attention("model", model)
     cast(Any, model).set_attn_implementation(ATTENTION)
 
 
@@ -159,7 +153,7 @@ class _Layer(_cache_utils.CacheLayerMixin):  # type: ignore[misc]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch_size, kv_heads, count, width = key_states.shape
-        width += _padding(width)
+        width += head_padding(width)
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys, self.values = empty_kv(
             batch_size, kv_heads, count + _GROWTH, width, dtype=self.dtype, device=self.device
@@ -321,8 +315,8 @@ def _attention(
         layer.handed_on = False
     width = query.shape[3]
     scaling = width**-0.5 if scaling is None else scaling
-    if _padding(width):  # zeros change no score and give outputs that are cut off again
-        query, key, value = (functional.pad(x, (0, _padding(width))) for x in (query, key, value))
+    if padding := head_padding(width):
+        query, key, value = (functional.pad(x, (0, padding)) for x in (query, key, value))
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, N, H, D]
     new = _new_tokens(attention_mask, q)
     if layer is not None:
@@ -346,11 +340,6 @@ def _attention(
         )
         out = new.spread(packed)
     return out[..., :width], None
-
-
-def _padding(width: int) -> int:
-    """Channels that bring a head to a width that the operators take."""
-    return -width % 8
 
 
 def _new_tokens(mask: Tensor | None, q: Tensor) -> _NewTokens:

@@ -12,7 +12,7 @@ import torch
 from fastregion.models import checkpoint
 from fastregion.models.base import Captioner
 
-__all__ = ["BUILT_IN", "load"]
+__all__ = ["BUILT_IN", "download", "load"]
 
 # What config.json calls a model, and the class that runs it (imported when needed).
 _CLASSES = {
@@ -75,19 +75,7 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
     if os.path.isfile(text):
         return _load_file(Path(text), dtype)
     if text in _HUB:
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = snapshot_download(text, allow_patterns=_HUB_FILES)
-            if not any(Path(folder).rglob("*.safetensors")):
-                folder = snapshot_download(text, allow_patterns=[*_HUB_FILES, _PICKLED_FILES])
-        except OSError as error:  # what the library raises for missing networks, files and rights
-            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-            raise FileNotFoundError(
-                f"model: {text!r} cannot be downloaded ({type(error).__name__}: {reason}); "
-                "a folder with its files will do too"
-            ) from error
-        return _load_folder(Path(folder), model_id=text, dtype=dtype)
+        return _load_folder(download(text), model_id=text, dtype=dtype)
     for word in re.split(r"[^a-z0-9]+", text.lower()):
         if word in _FROM_FILES:
             raise ValueError(
@@ -95,6 +83,30 @@ def load(name: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> C
                 f"got the name {text!r}"
             )
     raise ValueError(f"model: unknown name {text!r}; available: {_known()}")
+
+
+def download(name: str) -> Path:
+    """Download a published checkpoint, once: settings, vocabulary and weights, no code.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: the download fails.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(name, allow_patterns=_HUB_FILES)
+        if not any(Path(folder).rglob("*.safetensors")):
+            folder = snapshot_download(name, allow_patterns=[*_HUB_FILES, _PICKLED_FILES])
+    except OSError as error:  # what the library raises for missing networks, files and rights
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise FileNotFoundError(
+            f"model: {name!r} cannot be downloaded ({type(error).__name__}: {reason}); "
+            "a folder with its files will do too"
+        ) from error
+    return Path(folder)
 
 
 def _known() -> str:

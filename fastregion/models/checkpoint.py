@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,7 @@ def save_folder(
     Raises:
         NotADirectoryError: ``folder`` is a file.
     """
-    target = Path(folder)
-    if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"folder: {str(target)!r} is a file")
-    target.mkdir(parents=True, exist_ok=True)
-    # Inside the target, so that moving a finished file is a rename within one file system.
-    with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as scratch:
+    with files_at_once(folder, last=CONFIG) as scratch:
         weights = save_weights(model, scratch, layout, dtype=dtype)
         if tokenizer is not None:
             tokenizer.save(scratch)
@@ -67,13 +63,32 @@ def save_folder(
             Path(scratch, name).write_text(text, encoding="utf-8")
         text = json.dumps(config, indent=2, sort_keys=True)
         Path(scratch, CONFIG).write_text(text + "\n", encoding="utf-8")
-        others = sorted({path.name for path in Path(scratch).iterdir()} - {*weights, CONFIG})
-        for name in (*weights, *others, CONFIG):
+    if WEIGHTS not in weights:
+        Path(folder, WEIGHTS).unlink(missing_ok=True)
+
+
+@contextmanager
+def files_at_once(folder: str | os.PathLike[str], *, last: str) -> Iterator[Path]:
+    """A place to write files in; when all is well they are moved to a folder, each whole.
+
+    Args:
+        folder: made if it does not exist; its other files are left alone.
+        last: the file that comes last, without which the others cannot be read.
+
+    Raises:
+        NotADirectoryError: ``folder`` is a file.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"folder: {str(target)!r} is a file")
+    target.mkdir(parents=True, exist_ok=True)
+    # Inside the target, so that moving a finished file is a rename within one file system.
+    with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as scratch:
+        yield Path(scratch)
+        for name in (*sorted({path.name for path in Path(scratch).iterdir()} - {last}), last):
             # safetensors makes files that only their owner can read.
-            shutil.copymode(os.path.join(scratch, CONFIG), os.path.join(scratch, name))
+            shutil.copymode(os.path.join(scratch, last), os.path.join(scratch, name))
             os.replace(os.path.join(scratch, name), target / name)
-        if WEIGHTS not in weights:
-            (target / WEIGHTS).unlink(missing_ok=True)
 
 
 def read_config(folder: str | os.PathLike[str], model_type: str | None = None) -> dict[str, Any]:

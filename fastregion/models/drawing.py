@@ -17,7 +17,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from fastregion.images import RgbImage
 
-__all__ = ["draw_captions", "draw_regions", "draw_segments"]
+__all__ = ["draw_captions", "draw_marks", "draw_regions", "draw_segments"]
 
 _Color = tuple[int, int, int]
 # Bright and far apart, also for colour-blind readers; black is readable on all of them.
@@ -92,6 +92,33 @@ def draw_segments(image: RgbImage, masks: Sequence[npt.NDArray[np.bool_]]) -> Im
         _paint_outline(picture, mask, _INK, 0, thickness)
     for index, mask in enumerate(soft):
         _draw_badge(picture, _thickest_place(mask), _badge_radius(picture), index)
+    return picture
+
+
+def draw_marks(
+    image: RgbImage, masks: Sequence[npt.NDArray[np.bool_]], *, tint: float, numbered: bool
+) -> Image.Image:
+    """Outline each mask, and tint and number it where that is wanted; nothing else is changed.
+
+    Args:
+        image: uint8 ``[H, W, 3]``; not modified.
+        masks: bool ``[H, W]`` each, at least a pixel each.
+        tint: share of a mask's own colour over the picture inside it, in 0..1.
+        numbered: whether each has its number, from 1.
+
+    Returns:
+        RGB, of the image's size.
+    """
+    picture, scale = _enlarged(image, max(image.shape[:2]))
+    soft = [_resized_mask(mask, picture.size, scale) for mask in masks]
+    for index, mask in enumerate(soft):
+        picture.paste(_color(index), (0, 0), mask.point(lambda value: value * tint))
+    thickness = max(1, round(max(picture.size) / 360))
+    for index, mask in enumerate(soft):
+        _paint_outline(picture, mask, _INK, thickness + 1, 0)
+        _paint_outline(picture, mask, _color(index), thickness, 1)
+    if numbered:
+        _draw_numbers(picture, soft, radius=_badge_radius(picture))
     return picture
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastregion import ops
-from fastregion.language import IGNORED_LABEL, PackedPrompts
+from fastregion.language import PackedPrompts
+from fastregion.language.packed_attention import decode_packed
 
 __all__ = [
+    "TokenLoss",
     "init_meta_parameters",
     "next_token_loss",
     "pack_prompts",
     "set_decoder_checkpointing",
+    "token_loss",
 ]
 
 
@@ -83,37 +86,51 @@ def pack_prompts(
     )
 
 
-def next_token_loss(
-    decoder: Any, prompts: PackedPrompts, attention_mask: Tensor | None = None
-) -> Tensor:
-    """Mean cross entropy of the labelled tokens, each predicted by the token before it.
+class TokenLoss(NamedTuple):
+    """A sum over targets, so that batches of any size can be put together.
+
+    Attributes:
+        total: scalar, differentiable; float32, or float64 for a float64 decoder.
+        targets: scalar of the same type: how many.
+    """
+
+    total: Tensor
+    targets: Tensor
+
+
+def token_loss(decoder: Any, prompts: PackedPrompts, visible: Tensor | None = None) -> TokenLoss:
+    """Cross entropy of the labelled tokens, each predicted by the token before it, summed.
+
+    The prompts go through the decoder packed, without padding.
 
     Args:
-        decoder: a transformers causal language model.
-        prompts: with labels; a label at the first place of a prompt is left out.
-        attention_mask: int64 ``[B, L]``, 0 for tokens that no other looks at, padded on the right;
-            None for padding alone.
+        decoder: a transformers causal language model; see :func:`decode_packed`.
+        prompts: with labels; a label at the first place of a prompt is left out. There may be none.
+        visible: as for :func:`decode_packed`.
 
     Raises:
-        ValueError: no labels, or none that is learned.
+        TypeError, ValueError, NotImplementedError: no labels; as for :func:`decode_packed`.
     """
-    if prompts.labels is None:
-        raise ValueError("prompts: labels are needed for a loss, got none")
-    padded = prompts.pad()
-    assert padded.labels is not None
-    learned = padded.labels[:, 1:] != IGNORED_LABEL
-    targets = padded.labels[:, 1:][learned]
-    if not len(targets):
-        raise ValueError("prompts: labels must mark a token to learn, got none")
-    hidden = decoder.model(
-        inputs_embeds=padded.inputs_embeds,
-        attention_mask=padded.attention_mask if attention_mask is None else attention_mask,
-        position_ids=padded.position_ids,
-        use_cache=False,
-    ).last_hidden_state
+    places = prompts.targets()
+    assert prompts.labels is not None
+    hidden = decode_packed(decoder, prompts, visible)
     # Only these rows go through the head: vocabularies are wide.
-    logits = decoder.lm_head(hidden[:, :-1][learned]).float()
-    return F.cross_entropy(logits, targets)
+    logits = decoder.lm_head(hidden[places - 1])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(logits, prompts.labels[places], reduction="sum")
+    return TokenLoss(total, total.new_tensor(len(places)))
+
+
+def next_token_loss(decoder: Any, prompts: PackedPrompts, visible: Tensor | None = None) -> Tensor:
+    """The mean of :func:`token_loss` over targets.
+
+    Raises:
+        ValueError: also when there is no target.
+    """
+    total, targets = token_loss(decoder, prompts, visible)
+    if not targets:
+        raise ValueError("prompts: labels must mark a token to learn, got none")
+    return total / targets
 
 
 def set_decoder_checkpointing(decoder: Any, on: bool) -> None:

@@ -33,6 +33,9 @@ EDGES = ("left", "top", "right", "bottom")
 SIZE_TOLERANCE = 0.10  # of the threshold
 PLACE_TOLERANCE = 0.05  # of the image's width or height
 SECOND_SHARE = 0.25  # a second colour covers at least this share of the region
+SECOND_MARGIN = (
+    0.05  # added to it before a second colour is stated: near the line silence is better
+)
 BACKGROUND_SHARE = 0.6  # a background colour covers at least this share of the surrounding ring
 
 Mask = npt.NDArray[np.bool_]
@@ -163,7 +166,7 @@ def color_facts(image: Rgb, mask: Mask) -> dict[str, Any]:
         "color": name,
         "color_ok": tuple(color_ok),
         "tone": tone,
-        "second": COLOR_TERMS[second] if named[second] >= SECOND_SHARE else None,
+        "second": (COLOR_TERMS[second] if named[second] >= SECOND_SHARE + SECOND_MARGIN else None),
         "second_ok": tuple(second_ok),
     }
 
@@ -178,11 +181,12 @@ def background_facts(image: Rgb, mask: Mask) -> dict[str, Any]:
         return {}
     named, fair = term_shares(image[y0:y1, x0:x1][ring])
     best = int(named.argmax())
+    clear = named[best] >= BACKGROUND_SHARE + 0.08 and fair[best] >= BACKGROUND_SHARE
     fair_words = tuple(
         term for k, term in enumerate(COLOR_TERMS) if fair[k] >= BACKGROUND_SHARE - 0.1
     )
     return {
-        "background": COLOR_TERMS[best] if named[best] >= BACKGROUND_SHARE + 0.08 else None,
+        "background": COLOR_TERMS[best] if clear else None,
         "background_ok": fair_words,
     }
 

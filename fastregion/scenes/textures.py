@@ -149,28 +149,60 @@ def pattern_weight(
             center = (rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height)
             u = np.hypot(x - np.float32(center[0]), y - np.float32(center[1]))
         t = (u - u.min()) / max(float(np.ptp(u)), 1.0)
+        if rng.random() < 0.3:
+            t = t ** np.float32(rng.uniform(0.7, 1.4))
         weight: FloatArray = np.clip((t - 0.5) * np.float32(rng.uniform(1.0, 1.5)) + 0.5, 0, 1)
         return weight
     if pattern == "speckled":
+        if rng.random() < 0.4:
+            return _flecks(rng, height, width, size=max(period / 3, 1.5))
         share = rng.uniform(0.1, 0.35)
         grain = noise(rng, height, width, finest=max(period / 3, 1.5), roughness=2.2)
         return _soft_step(grain - np.float32(np.quantile(grain, 1 - share)), 0.5)
     u = u / np.float32(period) + np.float32(rng.random())
     v = v / np.float32(period) + np.float32(rng.random())
+    if rng.random() < 0.15:  # the cloth is not flat
+        bend = noise(rng, height, width, finest=max(4 * period, 24.0), roughness=0.4)
+        u = u + np.float32(rng.uniform(0.1, 0.3)) * bend
     edge = 1.2 / period  # an edge is a little over a pixel wide
+    if rng.random() < 0.15:
+        edge = max(edge, float(rng.uniform(0.1, 0.4)))  # soft edges
     if pattern == "striped":
-        duty = rng.uniform(0.3, 0.5)
+        duty = rng.uniform(0.25, 0.6)
         return _soft_step(np.float32(duty / 2) - np.abs(u - np.floor(u) - 0.5), edge)
     if pattern == "checkered":
         wave = (np.abs(u - np.floor(u) - 0.5) - 0.25) * (np.abs(v - np.floor(v) - 0.5) - 0.25)
         return _soft_step(wave, edge * 0.25)
     if pattern == "dotted":
-        radius = rng.uniform(0.24, 0.37)
-        if rng.random() < 0.5:  # every second row is shifted by half a period
-            u = u + 0.5 * (np.floor(v) % 2)
-        distance = np.hypot(u - np.floor(u) - 0.5, v - np.floor(v) - 0.5)
-        return _soft_step(np.float32(radius) - distance, edge)
+        return _soft_step(_dot_distance(rng, u, v), edge)
     raise ValueError(f"pattern: expected one of {', '.join(PATTERNS)}, got {pattern!r}")
+
+
+def _flecks(rng: np.random.Generator, height: int, width: int, *, size: float) -> FloatArray:
+    """Separate flecks of about ``size`` pixels, strewn at random."""
+    # Smooth noise without coarse octaves has one bump every few sizes; its peaks are the flecks.
+    grain = noise(rng, height, width, finest=size, roughness=6.0)
+    if rng.random() < 0.5:  # ragged ones
+        grain = grain + np.float32(0.4) * rng.standard_normal((height, width), np.float32)
+    share = rng.uniform(0.06, 0.3)
+    return _soft_step(grain - np.float32(np.quantile(grain, 1 - share)), 0.3)
+
+
+def _dot_distance(rng: np.random.Generator, u: FloatArray, v: FloatArray) -> FloatArray:
+    """How deep inside a dot a pixel lies, in periods; dots stand on the grid of integers."""
+    if rng.random() < 0.5:  # every second row is shifted by half a period
+        u = u + np.float32(0.5) * (np.floor(v) % 2)
+    column, row = np.floor(u), np.floor(v)
+    radius = np.float32(rng.uniform(0.2, 0.38))
+    if rng.random() < 0.25:  # hand-made: dots of several sizes that miss their places a little
+        shape = (64, 64)
+        key = (row.astype(np.int64) % 64, column.astype(np.int64) % 64)
+        slack = np.float32(0.45) - radius
+        dx, dy = (rng.uniform(-slack, slack, shape).astype(np.float32)[key] for _ in range(2))
+        radius = radius * rng.uniform(0.8, 1.1, shape).astype(np.float32)[key]
+        u, v = u - dx, v - dy
+    distance: FloatArray = radius - np.hypot(u - column - 0.5, v - row - 0.5)
+    return distance
 
 
 def mix(weight: FloatArray, first: npt.ArrayLike, second: npt.ArrayLike) -> FloatArray:

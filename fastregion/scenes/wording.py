@@ -12,8 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastregion.scenes.colors import COLOR_TERMS
 from fastregion.scenes.facts import Facts, grow
+from fastregion.scenes.outlines import SHAPES
 from fastregion.scenes.scene import SceneRegion
+from fastregion.scenes.textures import PATTERNS
 
 DETAILED_PROMPT = "Describe this region in detail."
 """The default instruction."""
@@ -34,6 +37,15 @@ _QUESTIONS = {
         "Which pattern does it have?",
         "What is its pattern?",
     ),
+}
+# What is asked about several regions, and how often: what is harder to see more often.
+_COMPARED = {
+    "position": 0.26,
+    "which": 0.32,
+    "larger": 0.14,
+    "color": 0.1,
+    "shape": 0.12,
+    "describe": 0.06,
 }
 _QUESTION_SHARES = (0.15, 0.3, 0.1, 0.1, 0.35)  # what is harder to see is asked more often
 
@@ -187,12 +199,12 @@ def compare(regions: Sequence[SceneRegion], rng: np.random.Generator) -> Exchang
     Returns None where the drawn question has no clear answer.
     """
     names = [f"<Prompt{k}>" for k in range(len(regions))]
-    kind = str(rng.choice(["larger", "position", "color", "shape", "pattern", "describe"]))
+    kind = str(rng.choice(list(_COMPARED), p=list(_COMPARED.values())))
     if kind == "describe":
         k = int(rng.integers(len(regions)))
         return Exchange(f"Describe {names[k]} in detail.", detailed_caption(regions[k].facts, rng))
-    if kind == "pattern":
-        return _which_pattern(regions, names, rng)
+    if kind == "which":
+        return _which(regions, names, rng)
     i, j = (int(k) for k in rng.permutation(len(regions))[:2])
     first, second = regions[i], regions[j]
     if kind == "larger":
@@ -200,40 +212,66 @@ def compare(regions: Sequence[SceneRegion], rng: np.random.Generator) -> Exchang
         if 0.75 < ratio < 1.33:
             return None
         larger = names[i] if ratio > 1 else names[j]
-        return Exchange(f"Which is larger, {names[i]} or {names[j]}?", f"{larger} is larger.")
+        prompt = (
+            f"Which is larger, {names[i]} or {names[j]}?"
+            if rng.random() < 0.6
+            else f"Is {names[i]} or {names[j]} larger?"
+        )
+        return Exchange(prompt, f"{larger} is larger.")
     if kind == "position":
         position = position_of(first, second)
         if position is None:
             return None
-        prompt = f"Where is {names[i]} relative to {names[j]}?"
-        if rng.random() < 0.4:
-            prompt = f"What is the relationship between {names[i]} and {names[j]}?"
+        prompt = str(
+            rng.choice(
+                [
+                    f"Where is {names[i]} relative to {names[j]}?",
+                    f"Where does {names[i]} lie relative to {names[j]}?",
+                    f"What is the relationship between {names[i]} and {names[j]}?",
+                ]
+            )
+        )
         return Exchange(prompt, f"{names[i]} is {position} {names[j]}.")
     if kind == "color":
-        return _same(names[i], names[j], first.facts.color, second.facts.color, "color")
+        return _same(names[i], names[j], first.facts.color, second.facts.color, "color", rng)
     if first.facts.shape is None or second.facts.shape is None:
         return None
-    return _same(names[i], names[j], first.facts.shape, second.facts.shape, "shape")
+    return _same(names[i], names[j], first.facts.shape, second.facts.shape, "shape", rng)
 
 
-def _same(name_a: str, name_b: str, word_a: str, word_b: str, kind: str) -> Exchange:
-    prompt = f"Do {name_a} and {name_b} have the same {kind}?"
+def _same(
+    name_a: str, name_b: str, word_a: str, word_b: str, kind: str, rng: np.random.Generator
+) -> Exchange:
+    prompt = (
+        f"Do {name_a} and {name_b} have the same {kind}?"
+        if rng.random() < 0.6
+        else f"Are {name_a} and {name_b} the same {kind}?"
+    )
     if word_a == word_b:
         return Exchange(prompt, f"Yes, both are {word_a}.")
     return Exchange(prompt, f"No, {name_a} is {word_a} and {name_b} is {word_b}.")
 
 
-def _which_pattern(
+def _which(
     regions: Sequence[SceneRegion], names: Sequence[str], rng: np.random.Generator
 ) -> Exchange | None:
-    patterns = [region.facts.pattern for region in regions]
-    if None in patterns:
+    """A question for the regions that have a pattern, colour or shape."""
+    kind = str(rng.choice(["pattern", "color", "shape"], p=[0.6, 0.2, 0.2]))
+    words = [getattr(region.facts, kind) for region in regions]
+    if None in words:
         return None
-    asked = str(rng.choice(["striped", "checkered", "dotted", "speckled", "plain"]))
+    asked = str(rng.choice({"pattern": PATTERNS, "color": COLOR_TERMS, "shape": SHAPES}[kind]))
     if rng.random() < 0.6:
-        asked = str(rng.choice([pattern for pattern in patterns if pattern is not None]))
-    having = [name for name, pattern in zip(names, patterns, strict=True) if pattern == asked]
+        asked = str(rng.choice(words))
+    # Where a colour is fair beside the one that is said, the answer would be a matter of taste.
+    fair = [region.facts.color_ok for region in regions]
+    if kind == "color" and any(
+        asked in ok and asked != word for ok, word in zip(fair, words, strict=True)
+    ):
+        return None
+    having = [name for name, word in zip(names, words, strict=True) if word == asked]
+    prompt = f"Which of them is {asked}?" if rng.random() < 0.8 else f"Which one is {asked}?"
     if not having:
-        return Exchange(f"Which of them is {asked}?", "None of them.")
+        return Exchange(prompt, "None of them.")
     verb = "is" if len(having) == 1 else "are"
-    return Exchange(f"Which of them is {asked}?", f"{_join(having)} {verb} {asked}.")
+    return Exchange(prompt, f"{_join(having)} {verb} {asked}.")

@@ -46,6 +46,11 @@ def fact_labels(facts: Facts) -> list[int]:
     ]
 
 
+def unknown_facts() -> list[int]:
+    """The labels of a region of which nothing is known."""
+    return [UNKNOWN] * len(_CLASSES)
+
+
 class FactHeads(nn.Module):
     """Reads facts out of a region's tokens: one attention query and one linear layer for each."""
 
@@ -56,7 +61,7 @@ class FactHeads(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, len(classes)) for classes in _CLASSES.values())
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """The mean over facts of their cross entropies.
+        """The sum over regions of the mean over facts of their cross entropies.
 
         Args:
             tokens: ``[R, n, width]``, the regions' tokens.
@@ -65,7 +70,9 @@ class FactHeads(nn.Module):
         scores = self.queries @ self.keys(tokens).transpose(1, 2)  # [R, facts, n]
         pooled = (scores / tokens.shape[-1] ** 0.5).softmax(dim=-1) @ tokens
         losses = [
-            F.cross_entropy(head(pooled[:, k]), labels[:, k], ignore_index=UNKNOWN)
+            F.cross_entropy(
+                head(pooled[:, k]).float(), labels[:, k], ignore_index=UNKNOWN, reduction="sum"
+            )
             for k, head in enumerate(self.heads)
         ]
         return torch.stack(losses).mean()

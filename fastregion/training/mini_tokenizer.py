@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 
@@ -12,11 +13,12 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from fastregion.language import Tokenizer
 from fastregion.models.mini.config import MiniConfig
-from fastregion.scenes import COLOR_TERMS, EVALUATION_SEEDS, generate_scene
-from fastregion.scenes.facts import PLACES, SIZES
+from fastregion.scenes import EVALUATION_SEEDS, generate_scene
 from fastregion.scenes.outlines import SHAPES
 from fastregion.scenes.textures import PATTERNS
 from fastregion.scenes.wording import compare, exchanges
+
+_MOST_REGIONS = 3  # of a comparison
 
 
 def _sentences(num_scenes: int) -> Iterator[str]:
@@ -29,7 +31,7 @@ def _sentences(num_scenes: int) -> Iterator[str]:
                 yield exchange.answer
         if len(scene.regions) > 1:
             for _ in range(4):
-                exchange_or_none = compare(scene.regions[:3], rng)
+                exchange_or_none = compare(scene.regions[:_MOST_REGIONS], rng)
                 if exchange_or_none is not None:
                     yield f"\n{exchange_or_none.prompt}\n"
                     yield exchange_or_none.answer
@@ -60,20 +62,22 @@ def train_tokenizer(config: MiniConfig, *, num_scenes: int = 400) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(values)))
 
 
-def telling_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
-    """Which tokens tell a fact (colour, place, size, shape, pattern): bool ``[vocab_size]``."""
-    return _tokens_of((*COLOR_TERMS, *PLACES, *SIZES, *SHAPES, *PATTERNS), tokenizer, vocab_size)
-
-
 def hard_tokens(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
-    """Which tokens tell a shape or a pattern, the facts that are learned last."""
-    return _tokens_of((*SHAPES, *PATTERNS), tokenizer, vocab_size)
+    """Which tokens tell what is learned last: bool ``[vocab_size]``.
 
-
-def _tokens_of(phrases: tuple[str, ...], tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
-    words = {part for phrase in phrases for part in phrase.replace("-", " ").split()}
-    words -= {"shaped", "sized"}  # the second halves of words that are already told
+    Shapes, patterns, and how regions compare.
+    """
+    words = {part for word in (*SHAPES, *PATTERNS) for part in word.split("-")}
+    words -= {"shaped"}  # the second half of words that are already told
+    words |= {"left", "right", "above", "below", "inside", "around", "touching", "overlapping"}
+    words |= {"yes", "no", "none", *(f"<prompt{k}>" for k in range(_MOST_REGIONS))}
     found = torch.zeros(vocab_size, dtype=torch.bool)
     for token_id in range(tokenizer.vocab_size):
         found[token_id] = tokenizer.decode([token_id]).strip().lower() in words
     return found
+
+
+@functools.cache
+def pattern_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that pattern words are written with."""
+    return frozenset(token for word in PATTERNS for token in tokenizer.encode(f" {word}"))

@@ -28,7 +28,7 @@ class ConvViTConfig:
     hidden_size: int = 192
     num_layers: int = 2
     num_heads: int = 6
-    tile_sizes: tuple[int, ...] = (80, 128)
+    tile_sizes: tuple[int, ...] = (80, 96, 128)
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:

@@ -66,6 +66,8 @@ class FocalNetConfig:
                 )
         if any(window % 2 == 0 for window in self.focal_windows):
             raise ValueError(f"focal_windows must be odd, got {self.focal_windows}")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}")
 
     @property
     def channels(self) -> tuple[int, ...]:

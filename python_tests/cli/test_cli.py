@@ -412,7 +412,7 @@ class TestHelp:
             (["ask", "--help"], ["<Prompt0>", "QUESTION"]),
             (["info", "-h"], ["--json"]),
             (["train", "--help"], ["RECIPE", "KEY=VALUE", "--output", "--dry-run", "torchrun"]),
-            (["eval", "mini", "--help"], ["--scenes", "--photos"]),
+            (["eval", "--help"], ["eval scenes", "--judge", "--compare", "--resume"]),
             (["--version"], [fastregion.__version__]),
         ],
     )
@@ -429,9 +429,7 @@ class TestHelp:
         assert result.code == 2
         assert "fastregion describe street.jpg" in result.out + result.err
 
-    @pytest.mark.parametrize(
-        "arguments", [["--help"], ["describe", "--help"], ["eval", "mini", "-h"]]
-    )
+    @pytest.mark.parametrize("arguments", [["--help"], ["describe", "--help"], ["eval", "-h"]])
     def test_help_imports_nothing_heavy(self, arguments: list[str]) -> None:
         code = (
             "import sys\n"
@@ -513,44 +511,3 @@ class TestBench:
         result = run("bench", *arguments)
         assert result.code == 2
         assert message in result.err
-
-
-class TestMini:
-    def test_eval_passes_its_options_on(
-        self,
-        canned: Canned,
-        run: Callable[..., Result],
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-    ) -> None:
-        from fastregion.evaluation import mini
-
-        class Report:
-            def to_json(self) -> dict[str, int]:
-                return {"scenes": 3}
-
-            def __rich__(self) -> str:
-                return "a table"
-
-        calls: list[Any] = []
-
-        def evaluate(*args: Any, **options: Any) -> Report:
-            calls.append((args, options))
-            return Report()
-
-        monkeypatch.setattr(mini, "evaluate", evaluate)
-        result = run("eval", "mini", "--scenes", 3, "--output", tmp_path / "o.jsonl", "--json",
-                     "--lookalikes", 8, "--prompt", "in 6 words", "--unique")  # fmt: skip
-        assert json.loads(result.out) == {"scenes": 3}
-        assert calls[0] == (
-            (canned,),
-            {
-                "scenes": 3,
-                "lookalikes": 8,
-                "photos": None,
-                "prompt": "in 6 words",
-                "unique": True,
-                "output": tmp_path / "o.jsonl",
-            },
-        )
-        assert run("eval", "mini").out == "a table\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,16 @@ from fastregion.language import Tokenizer, append_tokens, generate
 from fastregion.language.decoder import IncrementalDecoder
 from fastregion.models import load
 from fastregion.models.dam import DamCaptioner
+from fastregion.models.dam.captioner import DamBatch
 from fastregion.models.dam.checkpoint import STATE_DICT
 from fastregion.models.dam.modeling import DamModel, PromptLayout
 from fastregion.models.dam.processing import focal_crop, normalise, views
 from fastregion.models.dam.prompts import IMAGE_TOKEN_ID, TEMPLATES, answer_ids, input_ids
 from fastregion.models.request import RegionRequest, VideoRequest
 from fastregion.regions import Region
+from fastregion.training.data import Record, Turn
+from fastregion.training.systems.dam import DamTask, Options
+from fastregion.training.systems.token_step import TokenStep
 
 FEATURES, LOGITS = 2e-4, 1e-3
 
@@ -390,6 +394,33 @@ def sums_of_terms(model: DamModel) -> dict[str, float]:
     return terms
 
 
+def rows_of(case: GoldenCase) -> list[Record]:
+    """The samples of a training step as rows with a dialogue each."""
+    rows = []
+    for k, sample in enumerate(case.json("inputs.json")["samples"]):
+        region = Region.from_mask(case.mask(f"mask_{k}"))
+        rows.append(
+            Record(
+                id=str(k),
+                image=partial(case.image, f"image_{k}"),
+                regions=partial(tuple, [region]),
+                num_regions=1,
+                turns=(
+                    Turn(speaker="human", text=sample["query"]),
+                    Turn(speaker="gpt", text=sample["answer"]),
+                ),
+            )
+        )
+    return rows
+
+
+def encoder_of(captioner: DamCaptioner, model: DamModel) -> Callable[[DamBatch], Any]:
+    """The captioner's encoding with another model, which may get hooks."""
+    other = copy(captioner)
+    other.model = model
+    return other.encode
+
+
 @golden_cases("dam", "train_step")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_step(case: GoldenCase, checkpointing: bool) -> None:
@@ -398,24 +429,24 @@ def test_training_step(case: GoldenCase, checkpointing: bool) -> None:
     model = deepcopy(captioner.model).train()  # gets hooks
     model.set_gradient_checkpointing(checkpointing)
     samples = about["samples"]
-    frames = case_views(case, captioner.config.vision.image_size, len(samples))
-    assert torch.equal(normalise(frames), expected["pixel_values"])
-    layouts = []
-    for k, sample in enumerate(samples):
-        ids = input_ids(sample["text"], captioner.tokenizer)
+    task = DamTask(captioner, Options(vary_prompts=False))
+    task.step = TokenStep(model, model.llm, encoder_of(captioner, model))
+    batch = task.collate([task.sample(row, np.random.default_rng(0)) for row in rows_of(case)])
+    expected_frames = case_views(case, captioner.config.vision.image_size, len(samples))
+    assert torch.equal(batch.views, expected_frames)
+    assert torch.equal(normalise(batch.views), expected["pixel_values"])
+    for k, prompt in enumerate(batch.prompts):
         length = int(given["attention_mask"][k].sum())
-        assert ids == given["input_ids"][k, :length].tolist()
-        answer = answer_ids(sample["answer"], captioner.template, captioner.tokenizer)
-        labels = [-100] * (len(ids) - len(answer)) + answer
-        assert labels == given["labels"][k, :length].tolist()
-        layouts.append(PromptLayout(input_ids=ids, frames=(k,), labels=labels))
+        assert list(prompt.input_ids) == given["input_ids"][k, :length].tolist()
+        assert list(prompt.labels or ()) == given["labels"][k, :length].tolist()
     terms = sums_of_terms(model)
-    prompts = model.pack(layouts, model.embed_frames(frames))
-    padded = prompts.pad()
+    padded = task.step._parts[1](batch).pad()
     assert_close(padded.inputs_embeds, expected["inputs_embeds"], FEATURES, "inputs_embeds")
     assert torch.equal(padded.labels, expected["labels"])
     assert torch.equal(padded.attention_mask, expected["attention_mask"].long())
-    loss = model.loss(prompts)
+    loss_sum, targets, _ = task.step(batch)
+    assert targets == (expected["labels"][:, 1:] != -100).sum()
+    loss = loss_sum / targets
     loss.backward()
     assert abs(loss.item() / about["loss"] - 1) <= 1e-4
     gradients = {STATE_DICT.published(name): value.grad for name, value in model.named_parameters()}

@@ -20,10 +20,12 @@ from fastregion.models.pix2cap.captions import BEGIN, END
 from fastregion.models.pix2cap.modeling import Pix2CapModel
 from fastregion.models.pix2cap.output import Pix2CapOutput
 from fastregion.models.pix2cap.pixel_decoder import PixelDecoder
-from fastregion.models.pix2cap.recipe import freeze_as_published
 from fastregion.models.pix2cap.targets import Targets
 from fastregion.models.pix2cap.templates import TEMPLATES
 from fastregion.models.pix2cap.transformer_decoder import outside_masks
+from fastregion.training.patterns import fits
+from fastregion.training.recipe import read_recipe
+from fastregion.training.systems.pix2cap import Pix2CapBatch, Pix2CapTask
 
 FEATURES, LOGITS = 2e-4, 1e-3
 LENGTHS = 1e-3  # of gradients, relative
@@ -180,13 +182,26 @@ def test_captions(case: GoldenCase) -> None:
     assert (free.step(first, cache).gather(1, first[:, None]) == -10000).all()
 
 
+def frozen_as_published(task: Pix2CapTask) -> list[str]:
+    """Freeze what the packaged recipe freezes; gives the names of what is trained."""
+    patterns, named = read_recipe("pix2cap").train, task.parameters()
+    for name, parameter in named.items():
+        parameter.requires_grad_(fits(name, patterns))
+    return [name for name, parameter in named.items() if parameter.requires_grad]
+
+
 @golden_cases("pix2cap", "model")
-def test_training_step(case: GoldenCase) -> None:
-    """Captions under teacher forcing, the total loss and the gradient of every parameter."""
+def test_training_step(case: GoldenCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captions under teacher forcing, all losses and the gradient of every parameter.
+
+    The trainer's own step, from pictures, prompts and points.
+    """
     captioner, expected = captioner_of(case), recorded(case, "train.")
-    model, about, inputs = captioner.model, case.json("outputs.json"), case.tensors("inputs")
-    trained = freeze_as_published(model, captioner.layout.published)
-    model.train()
+    about, inputs = case.json("outputs.json"), case.tensors("inputs")
+    task = Pix2CapTask(captioner)
+    step, model = task.step, captioner.model
+    trained = frozen_as_published(task)
+    step.train()
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     kept = [module.p for module in dropouts]
     for module in dropouts:
@@ -194,23 +209,37 @@ def test_training_step(case: GoldenCase) -> None:
     logits: list[Tensor] = []
     tokens: list[Tensor] = []
 
-    def caption_head(features: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        found, wanted = captioner.taught(features, captions)
+    taught = step.taught
+
+    def watched(features: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        found, wanted = taught(features, captions)
         logits.append(found)
         tokens.append(wanted)
         return found, wanted
 
     points = iter([expected[key] for key in sorted(expected) if key.startswith("rand.")])
-    targets = [
-        Targets(inputs[f"gt_classes{b}"], inputs[f"gt_masks{b}"].bool(), tuple(captions))
-        for b, captions in enumerate(about["captions"])
-    ]
-    pixels = recorded(case, "eval.")["padded_images"]
-    output = model(pixels, expected["text_embeddings"], auxiliary=True)
-    losses = model.criterion(output, targets, caption_head, lambda *_: next(points))
-    total = torch.stack(list(losses.values())).sum()
-    torch.testing.assert_close(total.detach(), expected["loss_total"], rtol=1e-4, atol=0)
-    total.backward()
+    monkeypatch.setattr(step, "taught", watched)
+    monkeypatch.setattr(step, "points", lambda _: lambda *_: next(points))
+    images = range(len(about["captions"]))
+    batch = Pix2CapBatch(
+        images=tuple(inputs[f"image{b}"] for b in images),
+        targets=tuple(
+            Targets(
+                inputs[f"gt_classes{b}"], inputs[f"gt_masks{b}"].bool(), tuple(about["captions"][b])
+            )
+            for b in images
+        ),
+        sentences=tuple(about["train.prompts"]),
+    )
+    loss = step(batch)
+    torch.testing.assert_close(loss.total.detach(), expected["loss_total"], rtol=1e-4, atol=0)
+    assert loss.targets == 1
+    assert loss.parts.keys() == about["train.weight_dict"].keys()
+    for name, part in loss.parts.items():
+        torch.testing.assert_close(
+            part, expected[f"loss_weighted.{name}"], rtol=1e-3, atol=1e-6, msg=name
+        )
+    loss.total.backward()
     for module, p in zip(dropouts, kept, strict=True):
         module.p = p
 
@@ -225,7 +254,7 @@ def test_training_step(case: GoldenCase) -> None:
         for name, p in model.named_parameters()
         if p.grad is not None
     }
-    assert lengths.keys() <= set(trained)
+    assert lengths.keys() == set(trained)
     tied = "sem_seg_head.predictor.text_decoder.textual."
     for name, length in about["train.grad_norms"].items():
         if name == f"{tied}output.weight" and name not in lengths:

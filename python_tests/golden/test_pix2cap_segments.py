@@ -79,6 +79,11 @@ def assert_same_instances(
     assert [row[3] for row in ours] == [row[3] for row in theirs], "masks differ"
 
 
+def size_of(masks: Tensor) -> tuple[int, int]:
+    height, width = masks.shape[1:]
+    return height, width
+
+
 @golden_cases("pix2cap", "panoptic")
 def test_merges(case: GoldenCase) -> None:
     inputs, outputs = case.tensors("inputs"), case.tensors("outputs")
@@ -88,7 +93,7 @@ def test_merges(case: GoldenCase) -> None:
         things, captions = set(about["thing_contiguous_ids"]), about["captions"]
         kept = keep_queries(class_logits, about["object_mask_threshold"])
         panoptic, merged = merge_segments(
-            kept, masks[kept.queries], things, about["overlap_threshold"]
+            kept, masks[kept.queries], size_of(masks), things, about["overlap_threshold"]
         )
         assert torch.equal(panoptic, outputs[f"case{k}.panoptic_seg"])
         assert panoptic.dtype == torch.int32
@@ -129,7 +134,7 @@ def test_every_rule_of_the_merge_counts(case: GoldenCase) -> None:
             ("stuff", kept, every_class, overlap),
             ("score", flat, things, overlap),
         ):
-            found, _ = merge_segments(changed, masks[changed.queries], kinds, ratio)
+            found, _ = merge_segments(changed, masks[changed.queries], size_of(masks), kinds, ratio)
             noticed[name] |= not torch.equal(found, expected)
     assert sum(noticed.values()) >= 2, noticed  # not every set of cases shows every rule
 
@@ -146,7 +151,11 @@ def test_a_kept_class_token_ends_nothing(case: GoldenCase) -> None:
         masks[-1] = 50  # everywhere
         kept = keep_queries(class_logits, about["object_mask_threshold"])
         panoptic, _ = merge_segments(
-            kept, masks[kept.queries], about["thing_contiguous_ids"], about["overlap_threshold"]
+            kept,
+            masks[kept.queries],
+            size_of(masks),
+            about["thing_contiguous_ids"],
+            about["overlap_threshold"],
         )
         assert torch.equal(panoptic, outputs[f"case{k}.panoptic_seg"])
 
@@ -188,7 +197,9 @@ def test_from_logits_to_segments(case: GoldenCase) -> None:
         kept = keep_queries(class_logits, test["OBJECT_MASK_THRESHOLD"])
         # Masks of the kept queries alone are enough.
         some = resize_masks(logits[kept.queries], padded, shape, (height, width))
-        panoptic, merged = merge_segments(kept, some, things, test["OVERLAP_THRESHOLD"])
+        panoptic, merged = merge_segments(
+            kept, some, (height, width), things, test["OVERLAP_THRESHOLD"]
+        )
         assert torch.equal(panoptic, outputs[f"eval.final{k}.panoptic_seg"])
         found = records(panoptic, merged, things, captions, num_classes)
         assert found == texts[f"eval.final{k}.segments_info"]
@@ -215,7 +226,7 @@ def test_from_logits_to_segments(case: GoldenCase) -> None:
             # What this would find: one step of enlarging instead of two.
             whole = (height, width)
             direct = resize_masks(logits[kept.queries], whole, whole, whole)
-            other, _ = merge_segments(kept, direct, things, test["OVERLAP_THRESHOLD"])
+            other, _ = merge_segments(kept, direct, whole, things, test["OVERLAP_THRESHOLD"])
             assert not torch.equal(other, panoptic)
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from golden_cases import GoldenCase, golden_cases
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from ureca_cases import GRADIENTS, LOGITS, assert_close, captioner_of, distance
 
 from fastregion.images import resize_image
 from fastregion.language import PackedPrompts
 from fastregion.language.decoder import IncrementalDecoder
-from fastregion.language.internlm2 import FUSED, PROJECTIONS, fuse_wqkv, rename, split_wqkv
 from fastregion.models import load
 from fastregion.models.request import RegionRequest
 from fastregion.models.shared_prompts import SharedPrompts
@@ -34,54 +32,10 @@ from fastregion.models.ureca.processing import (
     normalise,
 )
 from fastregion.models.ureca.prompts import chat, expand
-from fastregion.models.ureca.training import (
-    collate,
-    packed_batch,
-    train_lora,
-    train_mask_encoder,
-    training_sample,
-)
 from fastregion.regions import Region
 from fastregion.vision.intern_vit import InternVitConfig
 
-ENCODER, FEATURES, LOGITS, GRADIENTS = 1e-5, 2e-5, 1e-3, 1e-4
-# What the cases add to config.json about themselves.
-ABOUT_THE_CASE = ("lora_r", "lora_alpha", "max_dynamic_patch_used", "optimizer")
-
-
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    """Within a share of the largest expected value."""
-    assert actual.shape == expected.shape, f"{what}: {actual.shape} and {expected.shape}"
-    error = float((actual.detach().double() - expected.double()).abs().max())
-    limit = tolerance * max(float(expected.abs().max()), 1e-30)
-    assert error <= limit, f"{what}: differs by {error:.2e}, more than {limit:.2e}"
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max())
-
-
-def config_values(case: GoldenCase) -> dict[str, Any]:
-    values = case.json("config.json")
-    return {key: value for key, value in values.items() if key not in ABOUT_THE_CASE}
-
-
-def make_folder(case: GoldenCase, folder: Path, values: dict[str, Any] | None = None) -> Path:
-    """The case's model as a checkpoint."""
-    folder.mkdir(exist_ok=True)
-    text = json.dumps(config_values(case) if values is None else values)
-    (folder / "config.json").write_text(text)
-    for name, source in (("tokenizer.json",) * 2, ("model.safetensors", "weights.safetensors")):
-        shutil.copyfile(case.folder / source, folder / name)
-    return folder
-
-
-def captioner_of(case: GoldenCase, folder: Path) -> UrecaCaptioner:
-    captioner = load(make_folder(case, folder / "model"))
-    assert isinstance(captioner, UrecaCaptioner)
-    about = case.json("config.json")
-    captioner.max_num = about.get("max_dynamic_patch_used", about["max_dynamic_patch"])
-    return captioner
+ENCODER, FEATURES = 1e-5, 2e-5
 
 
 def case_mask_tiles(captioner: UrecaCaptioner, case: GoldenCase, name: str) -> Tensor:
@@ -420,192 +374,3 @@ def test_layout(case: GoldenCase, tmp_path: Path) -> None:
         captioner.model.named_parameters(), again.model.named_parameters(), strict=True
     ):
         assert torch.equal(one, other), name
-
-
-# ---- training ----
-
-
-def training_batch(case: GoldenCase, captioner: UrecaCaptioner) -> Any:
-    conversations = case.json("inputs.json")["conversations"]
-    samples = [
-        training_sample(
-            captioner, case.image(f"image_{k}"), Region.from_mask(case.mask(f"mask_{k}")), turns
-        )
-        for k, turns in enumerate(conversations)
-    ]
-    return samples, collate(samples)
-
-
-def answer_logits(captioner: UrecaCaptioner, batch: Any) -> Tensor:
-    prompts = packed_batch(captioner, batch)
-    padded = prompts.pad()
-    logits = captioner.decoder(
-        inputs_embeds=padded.inputs_embeds,
-        attention_mask=batch.attention_mask,
-        position_ids=padded.position_ids,
-    ).logits
-    return logits[padded.labels != -100]
-
-
-@golden_cases("ureca", "train_step")
-def test_collation(case: GoldenCase, tmp_path: Path) -> None:
-    captioner, given = captioner_of(case, tmp_path), case.tensors("inputs")
-    samples, batch = training_batch(case, captioner)
-    for k, sample in enumerate(samples):
-        assert sample.input_ids == given[f"sample{k}.input_ids"].tolist()
-        assert sample.labels == given[f"sample{k}.labels"].tolist()
-    assert torch.equal(batch.attention_mask, given["batch.attention_mask"])
-    assert torch.equal(batch.masks[:, None].float(), given["batch.mask_values"])
-    assert distance(normalise(batch.tiles), given["batch.pixel_values"]) <= 1e-6
-    padded = packed_batch(captioner, batch).pad()
-    assert torch.equal(padded.labels, given["batch.labels"])
-    assert torch.equal(padded.position_ids, given["batch.position_ids"])
-    plain = collate(samples, hide_zero_ids=False).attention_mask
-    zeros = sum(0 in sample.input_ids for sample in samples)
-    assert torch.equal(plain, padded.attention_mask)
-    assert bool((plain != batch.attention_mask).any()) == bool(zeros)
-
-
-@golden_cases("ureca", "train_step")
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_stage_1(case: GoldenCase, tmp_path: Path, checkpointing: bool) -> None:
-    captioner, expected = captioner_of(case, tmp_path), case.tensors("outputs")
-    trained = train_mask_encoder(captioner)
-    assert {f"grad.{name}" for name in trained} == {k for k in expected if k.startswith("grad.")}
-    _, batch = training_batch(case, captioner)
-    model = captioner.model.train()
-    model.set_gradient_checkpointing(checkpointing)
-    with torch.no_grad():
-        logits = answer_logits(captioner, batch)
-        assert distance(logits, expected["logits_answer"]) <= LOGITS
-
-    def loss() -> Tensor:
-        return model.loss(packed_batch(captioner, batch), batch.attention_mask)
-
-    first = loss()
-    assert abs(first.item() / expected["loss"].item() - 1) <= 1e-5
-    first.backward()
-    named = {captioner.layout.published(n): p for n, p in model.named_parameters()}
-    for name in trained:
-        assert_close(named[name].grad, expected[f"grad.{name}"], GRADIENTS, name)
-    assert all(p.grad is None for name, p in named.items() if name not in trained)
-
-    settings = case.json("config.json")["optimizer"]
-    groups = [
-        {"params": [named[n] for n in trained if n.endswith("bias")], "weight_decay": 0.0},
-        {"params": [named[n] for n in trained if not n.endswith("bias")]},
-    ]
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=settings["lr"],
-        betas=tuple(settings["betas"]),
-        eps=settings["eps"],
-        weight_decay=settings["weight_decay"],
-    )
-    total = nn.utils.clip_grad_norm_([named[n] for n in trained], settings["max_grad_norm"])
-    assert abs(float(total) / expected["grad_norm"].item() - 1) <= GRADIENTS
-    gradients = {name: named[name].grad.clone() for name in trained}
-    optimizer.step()
-    for name in trained:
-        # Where a gradient is near 0, its sign is rounding, and so is the direction of the step.
-        certain = gradients[name].abs() > 1e-4 * gradients[name].abs().max()
-        error = (named[name] - expected[f"after_step.{name}"])[certain].abs().max()
-        assert error <= 1e-2 * settings["lr"], name
-    with torch.no_grad():
-        assert abs(loss().item() / expected["loss_after"].item() - 1) <= 1e-5
-
-
-@golden_cases("ureca", "train_step")
-def test_hidden_zero_ids_count(case: GoldenCase, tmp_path: Path) -> None:
-    """The published collation hides tokens with id 0; without that the loss is another one."""
-    captioner, expected = captioner_of(case, tmp_path), case.tensors("outputs")
-    samples, batch = training_batch(case, captioner)
-    with torch.no_grad():
-        plain = captioner.model.loss(packed_batch(captioner, batch))
-    changed = abs(plain.item() / expected["loss"].item() - 1) > 1e-5
-    assert changed == any(0 in sample.input_ids for sample in samples)
-
-
-def unmerged(case: GoldenCase, folder: Path) -> Path:
-    """The case as a checkpoint of the second stage that has not been merged."""
-    low = case.tensors("lora_weights")
-    stems = {key.removesuffix(".lora_A.default.weight") for key in low if "lora_A" in key}
-    tensors = dict(low)
-    for key, value in case.tensors("weights").items():
-        if key.startswith("language_model."):
-            key = WRAPPED + key.removeprefix("language_model.")
-            stem, _, last = key.rpartition(".")
-            key = f"{stem}.base_layer.{last}" if stem in stems else key
-        tensors[key] = value
-    values = {**config_values(case), "use_llm_lora": case.json("config.json")["lora_r"]}
-    make_folder(case, folder, values)
-    save_file(tensors, folder / "model.safetensors")
-    return folder
-
-
-WRAPPED = "language_model.base_model.model."
-
-
-def published_lora(captioner: UrecaCaptioner, ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of LoRA layers, or their gradients, under their published names."""
-    found = {}
-    for name, tensor in ours.items():
-        key, first = WRAPPED + name.split(".", 1)[1], PROJECTIONS[0]
-        if captioner.layout.heads is None:
-            found[key] = tensor
-        elif first in key and ".lora_B." in key:
-            q, k, v = (ours[name.replace(first, part)] for part in PROJECTIONS)
-            found[key.replace(first, FUSED)] = fuse_wqkv(q, k, v, captioner.layout.heads[1])
-        elif first in key:
-            found[key.replace(first, FUSED)] = tensor
-        elif not any(part in key for part in PROJECTIONS):
-            found[rename(key, to_llama=False)] = tensor
-    return found
-
-
-def our_lora(captioner: UrecaCaptioner, low: dict[str, Tensor], name: str) -> Tensor:
-    """The value of one of our parameters in a published file."""
-    key, heads = WRAPPED + name.split(".", 1)[1], captioner.layout.heads
-    if heads is None:
-        return low[key]
-    for index, part in enumerate(PROJECTIONS):
-        if part in key:
-            fused = low[key.replace(part, FUSED)]
-            return split_wqkv(fused, *heads)[index] if ".lora_B." in key else fused
-    return low[rename(key, to_llama=False)]
-
-
-@golden_cases("ureca", "train_step")
-def test_stage_2(case: GoldenCase, tmp_path: Path) -> None:
-    captioner, expected = captioner_of(case, tmp_path), case.tensors("lora_outputs")
-    about, low = case.json("config.json"), case.tensors("lora_weights")
-    assert about["lora_alpha"] == 2 * about["lora_r"]
-    names = train_lora(captioner, rank=about["lora_r"], dropout=0.0)
-    _, batch = training_batch(case, captioner)
-    model = captioner.model.train()
-    with torch.no_grad():  # B is 0: nothing has changed yet
-        start = model.loss(packed_batch(captioner, batch), batch.attention_mask)
-        assert abs(start.item() / case.tensors("outputs")["loss"].item() - 1) <= 1e-5
-    model.load_state_dict({name: our_lora(captioner, low, name) for name in names}, strict=False)
-    loss = model.loss(packed_batch(captioner, batch), batch.attention_mask)
-    assert abs(loss.item() / expected["loss"].item() - 1) <= 1e-5
-    loss.backward()
-    parameters = dict(model.named_parameters())
-    gradients = published_lora(captioner, {name: parameters[name].grad for name in names})
-    assert gradients.keys() == low.keys()
-    for key, gradient in gradients.items():
-        assert_close(gradient, expected[f"grad.{key}"], GRADIENTS, key)
-    assert {n for n, p in parameters.items() if p.grad is not None} == set(names)
-
-    folded = load(unmerged(case, tmp_path / "unmerged"))
-    assert isinstance(folded, UrecaCaptioner)
-    assert folded.config.use_llm_lora == 0
-    captioner.merge_lora()
-    model.eval()
-    with torch.no_grad():
-        for one in (captioner, folded):
-            logits = answer_logits(one, batch)
-            assert distance(logits, expected["logits_answer"]) <= LOGITS
-    folded.save_pretrained(tmp_path / "merged")
-    assert not any("lora" in key for key in load_file(tmp_path / "merged" / "model.safetensors"))
-    assert load(tmp_path / "merged").config == folded.config

@@ -74,7 +74,10 @@ def test_second_color_needs_a_quarter() -> None:
     mask = np.ones((100, 100), bool)
     image[:20] = 0
     assert measure(image, mask).second is None
-    image[:30] = 0
+    image[:27] = 0  # close to the line: right, but not said
+    facts = measure(image, mask)
+    assert (facts.second, facts.second_ok) == (None, ("black",))
+    image[:32] = 0
     assert measure(image, mask).second == "black"
 
 
@@ -84,3 +87,11 @@ def test_measure_refuses_bad_masks() -> None:
         measure(image, np.ones((12, 10), bool))
     with pytest.raises(ValueError, match="mask: expected at least one pixel set"):
         measure(image, np.zeros((10, 12), bool))
+
+
+def test_background_is_said_only_where_its_name_is_fair() -> None:
+    mask = _box_mask(120, 120, (40, 50, 70, 80))
+    for ground, background in (((255, 150, 40), "orange"), ((100, 60, 60), None)):
+        image = np.full((120, 120, 3), ground, np.uint8)
+        image[mask] = (20, 70, 220)
+        assert measure(image, mask).background == background  # the second is called brown at most

@@ -92,7 +92,7 @@ def test_comparisons_are_true() -> None:
     big = _region((0, 0, 50, 50), color="red", pattern="striped", shape="square")
     small = _region((70, 70, 90, 90), color="blue", pattern="plain", shape="round")
     answers = {}
-    for seed in range(200):
+    for seed in range(800):
         exchange = compare([big, small], np.random.default_rng(seed))
         if exchange is not None:
             answers[exchange.prompt] = exchange.answer
@@ -102,6 +102,23 @@ def test_comparisons_are_true() -> None:
     assert answers[same] == "No, <Prompt0> is red and <Prompt1> is blue."
     assert answers["Which of them is striped?"] == "<Prompt0> is striped."
     assert answers["Which of them is dotted?"] == "None of them."
+    assert answers["Which one is blue?"] == "<Prompt1> is blue."
+    assert answers["Which of them is triangular?"] == "None of them."
+
+
+def test_a_colour_that_is_fair_without_being_said_is_not_asked_for() -> None:
+    """Where "orange" is fair for a red region, neither "None of them" nor its name is right."""
+    red, blue = _region((0, 0, 50, 50), color="red"), _region((70, 70, 90, 90), color="blue")
+    red = replace(red, facts=replace(red.facts, color_ok=("red", "orange")))
+    blue = replace(blue, facts=replace(blue.facts, color_ok=("blue",)))
+    prompts = set()
+    for seed in range(1500):
+        exchange = compare([red, blue], np.random.default_rng(seed))
+        if exchange is not None:
+            prompts.add(exchange.prompt)
+    assert "Which of them is red?" in prompts
+    assert "Which of them is green?" in prompts
+    assert not any("orange?" in prompt for prompt in prompts)
 
 
 def test_exchanges_of_real_scenes_are_worded() -> None:

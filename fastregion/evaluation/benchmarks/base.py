@@ -9,12 +9,27 @@ Three steps with files between them, none of which needs the one before it once 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeAlias
 
-__all__ = ["Benchmark", "Item", "JudgeCall", "Prediction", "Query", "Scores"]
+from fastregion.images import ImageSource
+
+__all__ = [
+    "Answered",
+    "Benchmark",
+    "Describer",
+    "Item",
+    "JudgeCall",
+    "Picture",
+    "Prediction",
+    "Query",
+    "Scores",
+]
+
+Picture: TypeAlias = "ImageSource | Sequence[ImageSource]"
+"""What ``describe`` takes: a picture, or the frames of a video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +38,8 @@ class Item:
 
     Attributes:
         id: unique in the benchmark.
-        image: the picture's file, relative to the data folder; None for a video or a scene.
+        image: the picture's file, relative to the data folder; the name of a picture that is
+            rendered; None for a video.
         frames: a video's frames, likewise.
         masks: what ``regions.as_regions`` takes: RLE dictionaries, boxes, polygons; one a region
             (of a video, one a region and frame).
@@ -52,6 +68,43 @@ class Query:
     prompt: str | None = None
     joint: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Describer(Protocol):
+    """What a benchmark asks: a captioner, or a general model that is shown regions."""
+
+    @property
+    def model_id(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def model_type(self) -> str:
+        """Which kind of model it is, such as ``"gar"``; ``"chat"`` for a general one."""
+        ...
+
+    @property
+    def describe(self) -> Callable[..., Any]:
+        """As ``Captioner.describe``."""
+        ...
+
+    @property
+    def ask(self) -> Callable[..., str]:
+        """As ``Captioner.ask``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What a model said about one item, before it is written down.
+
+    Attributes:
+        text: what it said.
+        extra: what else the benchmark keeps, JSON-able.
+    """
+
+    text: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,27 +153,39 @@ class Scores:
 
     Attributes:
         table: named numbers in the order of the report, unrounded, in the units of the benchmark.
-        items: for each item its own numbers and how its judge answers were read, JSON-able.
+        items: for each item its own numbers and how its judge answers were read, JSON-able. A
+            number under the name of a table entry is one that the entry is the mean of: entries
+            that are such means get confidence intervals.
         notes: what a reader must know: missing predictions, unreadable answers, contradictions.
+        counts: how many items an entry of the table rests on, where that is told.
+        lower_is_better: entries of which 0 is the best.
+        failures: ids of the items that the report shows first, the worst first.
     """
 
     table: Mapping[str, float]
     items: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    lower_is_better: frozenset[str] = frozenset()
+    failures: tuple[str, ...] = ()
 
 
 class Benchmark(ABC):
-    """A benchmark; one small file each in this folder.
+    """A benchmark; one small file each in this folder: a frozen dataclass of its settings.
 
     Attributes:
         name: what ``fastregion eval`` calls it.
+        summary: one line that says what is measured.
         version: raised whenever the same predictions and answers may get other numbers.
+        needs_data: whether a data folder is needed.
         judged: whether a judge is needed.
         template: name of the file of the judge's wording in ``judge_templates/``; None without one.
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
     version: ClassVar[int]
+    needs_data: ClassVar[bool] = True
     judged: ClassVar[bool] = False
     template: ClassVar[str | None] = None
 
@@ -135,6 +200,63 @@ class Benchmark(ABC):
     @abstractmethod
     def query(self, item: Item, model_type: str) -> Query:
         """What a captioner of a type (``"gar"``, ``"dam"``, ...) is asked."""
+
+    def picture(self, item: Item, data: Path) -> Picture:
+        """What an item shows: its file, or those of its frames.
+
+        Raises:
+            FileNotFoundError: a file is missing; the message names it and the item.
+        """
+        if item.image is None and not item.frames:
+            raise ValueError(f"{self.name}: item {item.id!r} has neither an image nor frames")
+        names = item.frames or (item.image or "",)
+        for name in names:
+            if not (data / name).is_file():
+                raise FileNotFoundError(
+                    f"data: item {item.id!r} of {self.name} needs {str(data / name)!r}: no such "
+                    "file"
+                )
+        files = [str(data / name) for name in names]
+        return files if item.frames else files[0]
+
+    def predict(
+        self, describer: Describer, picture: Picture, items: Sequence[Item], query: Query
+    ) -> Sequence[Answered]:
+        """Ask a model about items of one picture that share a query.
+
+        Args:
+            describer: the model.
+            picture: what ``picture`` gave for them.
+            items: at least one.
+            query: what it is asked about each.
+
+        Returns:
+            One for each item, in their order.
+        """
+        if query.joint:
+            if query.prompt is None:
+                raise ValueError(f"{self.name}: a joint query needs a prompt")
+            return [
+                Answered(
+                    text=describer.ask(picture, list(item.masks), query.prompt, **query.options)
+                )
+                for item in items
+            ]
+        if items[0].frames:  # one object a call: its list has a region for each frame
+            objects = [[list(item.masks)] for item in items]
+        else:
+            for item in items:
+                if len(item.masks) != 1:
+                    raise ValueError(
+                        f"{self.name}: item {item.id!r} needs one mask, got {len(item.masks)}; "
+                        "several are asked about by a joint query"
+                    )
+            objects = [[item.masks[0] for item in items]]
+        return [
+            Answered(text=text)
+            for regions in objects
+            for text in describer.describe(picture, regions, query.prompt, **query.options)
+        ]
 
     def judge_calls(
         self, item: Item, prediction: Prediction, wording: str, data: Path

@@ -43,6 +43,7 @@ from fastregion.models.dam.prompts import (
     image_query,
     input_ids,
     video_query,
+    without_name,
 )
 from fastregion.models.inputs import single_image
 from fastregion.models.request import (
@@ -60,9 +61,8 @@ from fastregion.regions import as_regions
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["DamBatch", "DamCaptioner"]
+__all__ = ["DamBatch", "DamCaptioner", "merge"]
 
-_REGION_NAME = "<Prompt0>"
 _FRAMES_AT_A_TIME = 8  # through the vision tower: bounds its memory, and no product gets faster
 _JOINT = "dam-3b-video"  # in the name of a checkpoint that was trained on images and videos
 
@@ -78,6 +78,23 @@ class DamBatch:
 
     views: Tensor
     prompts: tuple[PromptLayout, ...]
+
+    def to(self, device: torch.device | str) -> DamBatch:
+        """Move the views."""
+        return replace(self, views=self.views.to(device))
+
+
+def merge(batches: Sequence[DamBatch]) -> DamBatch:
+    """Batches one behind the other."""
+    prompts: list[PromptLayout] = []
+    first = 0
+    for batch in batches:
+        prompts += [
+            replace(prompt, frames=[frame + first for frame in prompt.frames])
+            for prompt in batch.prompts
+        ]
+        first += len(batch.views)
+    return DamBatch(views=torch.cat([batch.views for batch in batches]), prompts=tuple(prompts))
 
 
 class DamCaptioner(Captioner):
@@ -326,7 +343,8 @@ class DamCaptioner(Captioner):
     def encode(self, batch: DamBatch) -> PackedPrompts | SharedPrompts:
         """Both passes of the tower over all frames, then the prompts.
 
-        Without gradients, several prompts share the text in front of their frames.
+        Without gradients, several prompts share the text in front of their frames, unless they have
+        labels.
         """
         device = self.device
         frames = batch.views
@@ -337,7 +355,8 @@ class DamCaptioner(Captioner):
             ]
         )
         prompts = batch.prompts
-        if torch.is_grad_enabled() or len(prompts) == 1:
+        labelled = any(prompt.labels is not None for prompt in prompts)
+        if torch.is_grad_enabled() or len(prompts) == 1 or labelled:
             return self.model.pack(prompts, tokens)
         lengths = [list(prompt.input_ids).index(IMAGE_TOKEN_ID) for prompt in prompts]
         beginnings = [tuple(p.input_ids[:n]) for p, n in zip(prompts, lengths, strict=True)]
@@ -364,4 +383,4 @@ def _said(instruction: str | None) -> str | None:
         return None
     if IMAGE_TAG in instruction:
         raise ValueError(f"prompt: must not contain the placeholder {IMAGE_TAG!r}")
-    return instruction.replace(_REGION_NAME, "the masked region")
+    return without_name(instruction)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fastregion.language import Tokenizer
+from fastregion.language import IGNORED_LABEL, Tokenizer
 
 __all__ = [
     "DEFAULT_INSTRUCTION",
@@ -18,12 +18,15 @@ __all__ = [
     "VIDEO_INSTRUCTION",
     "ConversationTemplate",
     "answer_ids",
+    "dialogue_ids",
     "image_query",
     "input_ids",
     "video_query",
+    "without_name",
 ]
 
 IMAGE_TAG = "<image>"
+_REGION_NAME = "<Prompt0>"
 IMAGE_TOKEN_ID = -200  # stands for the tokens of one picture or frame
 
 DEFAULT_INSTRUCTION = "Describe the masked region in detail."
@@ -69,11 +72,19 @@ class ConversationTemplate:
 
     def prompt(self, query: str) -> str:
         """The text up to the answer."""
-        return f"{self.system}{self.user}{query}{self.user_end}{self.assistant}"
+        return f"{self.system}{self.further(query)}"
 
     def training_text(self, query: str, answer: str) -> str:
         """The text with the answer."""
-        return f"{self.prompt(query)}{self.space}{answer}{self.stop}"
+        return f"{self.prompt(query)}{self.answer(answer)}"
+
+    def answer(self, answer: str) -> str:
+        """An answer and its end."""
+        return f"{self.space}{answer}{self.stop}"
+
+    def further(self, query: str) -> str:
+        """What follows on an answer, up to the next one."""
+        return f"{self.user}{query}{self.user_end}{self.assistant}"
 
 
 _VICUNA_SYSTEM = (
@@ -124,6 +135,11 @@ def image_query(instruction: str | None, *, joint: bool) -> str:
     return f"{IMAGE_TAG}\n{instruction or DEFAULT_INSTRUCTION}"
 
 
+def without_name(text: str) -> str:
+    """A text about the one region that there is, which DAM has no name for."""
+    return text.replace(_REGION_NAME, "the masked region")
+
+
 def video_query(instruction: str | None, num_frames: int) -> str:
     """What the user says about an object in a video."""
     return f"Video: {IMAGE_TAG * num_frames}\n{instruction or VIDEO_INSTRUCTION}"
@@ -149,6 +165,31 @@ def input_ids(text: str, tokenizer: Tokenizer) -> list[int]:
 def answer_ids(answer: str, template: ConversationTemplate, tokenizer: Tokenizer) -> list[int]:
     """Ids of an answer and its end, as they follow on a prompt."""
     before = tokenizer.encode(template.assistant)
-    whole = tokenizer.encode(f"{template.assistant}{template.space}{answer}{template.stop}")
+    whole = tokenizer.encode(f"{template.assistant}{template.answer(answer)}")
     assert whole[: len(before)] == before  # an answer is a word of its own
     return whole[len(before) :]
+
+
+def dialogue_ids(
+    turns: Sequence[tuple[str, str]], template: ConversationTemplate, tokenizer: Tokenizer
+) -> tuple[list[int], list[int]]:
+    """Ids of a dialogue, and what is learned of it: every answer with its end.
+
+    Args:
+        turns: queries and their answers, the first query with the image tags.
+        template: how turns are written.
+        tokenizer: of the model.
+
+    Returns:
+        Ids, and labels for each: ids of answers, -100 elsewhere.
+    """
+    text = template.system
+    ids: list[int] = []
+    labels: list[int] = []
+    for query, answer in turns:
+        text += template.further(query)
+        labels += [IGNORED_LABEL] * (len(input_ids(text, tokenizer)) - len(labels))
+        text += template.answer(answer)
+        ids = input_ids(text, tokenizer)
+        labels += ids[len(labels) :]
+    return ids, labels

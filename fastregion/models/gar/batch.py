@@ -20,7 +20,7 @@ from fastregion.models.gar.modeling import PromptLayout
 from fastregion.models.gar.processing import cut_masks
 from fastregion.regions import Region
 
-__all__ = ["Assembly", "GarBatch", "Look"]
+__all__ = ["Assembly", "GarBatch", "Look", "merge"]
 
 Box = tuple[float, float, float, float]
 
@@ -59,6 +59,49 @@ class GarBatch:
     prefixes: tuple[PromptLayout, ...]
     prefix_of: tuple[int, ...]
     kept: dict[Look, Tensor]
+
+    def to(self, device: torch.device | str) -> GarBatch:
+        """Move the tensors."""
+        return replace(
+            self,
+            tiles=self.tiles.to(device),
+            masks=ops.BitMasks(self.masks.words.to(device), self.masks.width),
+            boxes=self.boxes.to(device),
+        )
+
+
+def merge(batches: Sequence[GarBatch]) -> GarBatch:
+    """Batches of several pictures as one; their prompts are whole, and nothing is kept."""
+    looks: list[Look] = []
+    grids: list[tuple[tuple[int, ...], tuple[int, int]]] = []
+    prompts: list[PromptLayout] = []
+    first_tile = 0
+    for batch in batches:
+        row, region = len(looks), len(grids)
+        looks += [replace(look, tile=look.tile + first_tile) for look in batch.looks]
+        grids += [(tuple(k + row for k in rows), grid) for rows, grid in batch.grids]
+        prompts += [
+            replace(
+                prompt,
+                tiles=[k + row for k in prompt.tiles],
+                regions={token: k + region for token, k in prompt.regions.items()},
+            )
+            for prompt in batch.prompts
+        ]
+        first_tile += len(batch.tiles)
+    return GarBatch(
+        tiles=torch.cat([batch.tiles for batch in batches]),
+        looks=tuple(looks),
+        masks=ops.BitMasks(
+            torch.cat([batch.masks.words for batch in batches]), batches[0].masks.width
+        ),
+        grids=tuple(grids),
+        boxes=torch.cat([batch.boxes for batch in batches]),
+        prompts=tuple(prompts),
+        prefixes=(),
+        prefix_of=(),
+        kept={},
+    )
 
 
 class Assembly:
@@ -108,12 +151,18 @@ class Assembly:
                 self._words.append(mask)
             self._rows.append(self._looks[look])
 
-    def add(self, input_ids: Sequence[int], boxes: Mapping[int, Box]) -> None:
+    def add(
+        self,
+        input_ids: Sequence[int],
+        boxes: Mapping[int, Box],
+        labels: Sequence[int] | None = None,
+    ) -> None:
         """A prompt behind what was looked at last.
 
         Args:
             input_ids: with all placeholders.
             boxes: what is replayed in it, by the number of its placeholder.
+            labels: ids to learn at each place, -100 elsewhere; or None.
         """
         first, rows = len(self._grids), self._rows
         for index in boxes:
@@ -127,6 +176,7 @@ class Assembly:
                 input_ids=input_ids,
                 tiles=tuple(rows),
                 regions={self._crop_ids[index]: first + k for k, index in enumerate(boxes)},
+                labels=labels,
             )
         )
 
@@ -166,7 +216,7 @@ class Assembly:
             looks=tuple(self._looks),
             masks=ops.BitMasks(torch.stack(self._words), self._tiles.shape[-1]),
             grids=tuple(self._grids),
-            boxes=torch.tensor(self._boxes, dtype=torch.float32),
+            boxes=torch.tensor(self._boxes, dtype=torch.float32).view(-1, 4),
             prompts=tuple(prompts),
             prefixes=tuple(prefixes),
             prefix_of=tuple(prefix_of),

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastregion import ops
-from fastregion.images import RgbImage
 from fastregion.language import ChatTemplate, PackedPrompts, Tokenizer, append_tokens
 from fastregion.models.base import Captioner
-from fastregion.models.gar.batch import Assembly, GarBatch
+from fastregion.models.gar.batch import GarBatch
 from fastregion.models.gar.checkpoint import PUBLISHED
 from fastregion.models.gar.config import GarConfig
 from fastregion.models.gar.modeling import GarModel
+from fastregion.models.gar.preparation import MAX_FRAMES, Preparation
 from fastregion.models.gar.processing import (
     PREPROCESSOR,
     ProcessorConfig,
-    choose_grid,
     cut_tiles,
     normalise,
     region_box,
@@ -32,6 +31,8 @@ from fastregion.models.gar.prompts import (
     CHAT_TEMPLATE,
     DEFAULT_INSTRUCTION,
     DEFAULT_VIDEO_INSTRUCTION,
+    END_OF_TURN,
+    IMAGE_TOKEN,
     crop_token,
     dialogue_intro,
     named_regions,
@@ -48,8 +49,6 @@ __all__ = ["Boxes", "GarCaptioner"]
 
 Boxes = Literal["per-region", "released"]
 
-_IMAGE, _END = "<|image|>", "<|eot_id|>"
-_FRAMES = 16
 _TILES_AT_A_TIME = 8  # through the vision tower: bounds its memory, and no product gets faster
 
 
@@ -104,7 +103,7 @@ class GarCaptioner(Captioner):
                 f"got {processor.tile_size}"
             )
         base = config.mllm_config
-        expected = {_IMAGE: base.image_token_id}
+        expected = {IMAGE_TOKEN: base.image_token_id}
         expected.update({crop_token(k): id_ for k, id_ in enumerate(config.crop_tokens_ids)})
         for token, token_id in expected.items():
             if tokenizer.token_id(token) != token_id:
@@ -112,7 +111,7 @@ class GarCaptioner(Captioner):
                     f"tokenizer: the id of {token!r} must be the {token_id} of config.json, "
                     f"got {tokenizer.token_id(token)}"
                 )
-        for token in (_END, *map(region_name, range(config.prompt_numbers))):
+        for token in (END_OF_TURN, *map(region_name, range(config.prompt_numbers))):
             tokenizer.token_id(token)  # raises where there is none
         super().__init__(config, tokenizer, model_id=model_id)
         vocabulary = self.model.decoder.config.vocab_size
@@ -164,7 +163,7 @@ class GarCaptioner(Captioner):
     @property
     def eos_token_ids(self) -> Sequence[int]:
         """The end of a turn."""
-        return (self.tokenizer.token_id(_END),)
+        return (self.tokenizer.token_id(END_OF_TURN),)
 
     @property
     def max_shared_regions(self) -> int:
@@ -174,7 +173,7 @@ class GarCaptioner(Captioner):
     @property
     def max_frames(self) -> int:
         """As many as there are reserved tokens for, in training."""
-        return _FRAMES
+        return MAX_FRAMES
 
     def frames_looked_at(self, num_frames: int) -> Sequence[int]:
         """Evenly spread ones."""
@@ -189,6 +188,16 @@ class GarCaptioner(Captioner):
             "chat_template.jinja": self.template.template,
         }
 
+    @property
+    def preparation(self) -> Preparation:
+        """What prompts need but the weights."""
+        return Preparation(
+            config=self.config,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            template=self.template,
+        )
+
     def process(self, request: RegionRequest | VideoRequest) -> GarBatch:
         """Cut tiles, merge masks, write prompts.
 
@@ -197,7 +206,7 @@ class GarCaptioner(Captioner):
                 does not name each; placeholders in the instruction.
         """
         instruction = request.instruction or ""
-        for token in (_IMAGE, *map(crop_token, range(self.max_frames))):
+        for token in (IMAGE_TOKEN, *map(crop_token, range(self.max_frames))):
             if token in instruction:
                 raise ValueError(f"prompt: must not contain the placeholder {token!r}")
         if isinstance(request, VideoRequest):
@@ -214,7 +223,10 @@ class GarCaptioner(Captioner):
             groups = [list(regions[k : k + most]) for k in range(0, len(regions), most)]
         else:
             groups = [[region] for region in regions]
-        batch = self._assembly(*self._tiles(request.image, request.kept))
+        prepared = self.preparation
+        if "tiles" not in request.kept:  # cut once for all parts of a request
+            request.kept["tiles"] = prepared.tiles(request.image)
+        batch = prepared.assembly(*request.kept["tiles"])
         for group in groups:
             names = list(range(len(group)))
             if not request.joint and not request.share:
@@ -225,38 +237,42 @@ class GarCaptioner(Captioner):
                 boxes = [region_box(region) for region in group]
                 if self.boxes == "released":
                     boxes = [boxes[-1]] * len(boxes)
-                batch.add(self.input_ids(text, batch), dict(zip(names, boxes, strict=True)))
+                batch.add(
+                    prepared.input_ids([("user", text)], batch),
+                    dict(zip(names, boxes, strict=True)),
+                )
                 continue
             for name, region in zip(names, group, strict=True):
                 # In the instruction, the region that a prompt is about is <Prompt0>.
                 said = instruction.replace(region_name(0), region_name(name))
-                block = self._block(name)
+                block = prepared.block(name)
                 if request.share:
                     text = dialogue_intro(names) + turn_text(
                         name, block, said or DEFAULT_INSTRUCTION
                     )
                 else:
                     text = region_text(name, block, said or DEFAULT_INSTRUCTION)
-                batch.add(self.input_ids(text, batch), {name: region_box(region)})
+                batch.add(prepared.input_ids([("user", text)], batch), {name: region_box(region)})
         return batch.finish(request.kept, share=request.share and not request.joint)
 
     def _question(self, names: list[int], question: str) -> str:
-        named = named_regions(question)
+        block, named = self.preparation.block, named_regions(question)
         if not named and len(names) == 1:
-            return region_text(0, self._block(0), question)
+            return region_text(0, block(0), question)
         if sorted(named) != names:  # as the published evaluation demands
             raise ValueError(
                 f"question: must name each of the {len(names)} regions, "
                 f"{', '.join(map(region_name, names))}, got {question!r}"
             )
-        return question_text(named, [self._block(name) for name in named], question)
+        return question_text(named, [block(name) for name in named], question)
 
     def _process_video(self, request: VideoRequest) -> GarBatch:
         """One tile a frame; every frame has placeholders of its own for the object in it."""
         request = request.select(self.frames_looked_at(len(request.frames)))
         size = self.processor.tile_size
         tiles = torch.cat([cut_tiles(frame, size, None) for frame in request.frames])
-        batch = self._assembly(tiles, None)
+        prepared = self.preparation
+        batch = prepared.assembly(tiles, None)
         name = min(CAPTION_REGION, self.config.prompt_numbers - 1)
         said = (request.instruction or DEFAULT_VIDEO_INSTRUCTION).replace(
             region_name(0), region_name(name)
@@ -268,52 +284,9 @@ class GarCaptioner(Captioner):
                 for frame, region in enumerate(regions)
                 if region is not None
             }
-            text = region_text(name, "".join(map(self._block, boxes)), said)
-            batch.add(self.input_ids(text, batch), boxes)
+            text = region_text(name, "".join(map(prepared.block, boxes)), said)
+            batch.add(prepared.input_ids([("user", text)], batch), boxes)
         return batch.finish({})
-
-    def _tiles(
-        self, image: RgbImage, kept: dict[Any, Any]
-    ) -> tuple[Tensor, tuple[int, int] | None]:
-        """Tiles and grid of a picture, cut once for all parts of a request."""
-        if "tiles" not in kept:
-            size = self.processor.tile_size
-            height, width = image.shape[:2]
-            grid = choose_grid(width, height, size, self.processor.max_num_tiles)
-            kept["tiles"] = cut_tiles(image, size, grid), grid
-        tiles, grid = kept["tiles"]
-        return tiles, grid
-
-    def _block(self, index: int) -> str:
-        return crop_token(index) * self.config.tokens_per_tile
-
-    def _assembly(self, tiles: Tensor, grid: tuple[int, int] | None) -> Assembly:
-        crop_ids = [
-            self.tokenizer.token_id(crop_token(k))
-            for k in range(max(self.config.prompt_numbers, self.max_frames))
-        ]
-        return Assembly(tiles, grid, crop_ids)
-
-    def input_ids(self, text: str, batch: Assembly) -> list[int]:
-        """Ids of a user's turn behind the images of a batch, every image token in its place.
-
-        The template begins with a BOS token and the tokenizer adds another, as in the published
-        evaluation.
-        """
-        images, tiles_per_image = batch.images
-        content: list[dict[str, str]] = [{"type": "image"}] * images + [
-            {"type": "text", "text": text}
-        ]
-        rendered = self.template.render([{"role": "user", "content": content}])
-        ids = self.tokenizer.encode(rendered, add_special_tokens=True)
-        image_id = self.config.mllm_config.image_token_id
-        if ids.count(image_id) != images:
-            raise ValueError(
-                f"{self.template.origin}: must write {_IMAGE} once for each of {images} images, "
-                f"got {ids.count(image_id)}"
-            )
-        count = tiles_per_image * self.config.tokens_per_tile
-        return [i for id_ in ids for i in ([id_] * count if id_ == image_id else [id_])]
 
     def encode(self, batch: GarBatch) -> PackedPrompts | SharedPrompts:
         """One vision pass over all different looks, then the replay, then the prompts."""
@@ -335,7 +308,7 @@ class GarCaptioner(Captioner):
             self.model.replay(_rows(features, rows), grid, boxes[k : k + 1])
             for k, (rows, grid) in enumerate(batch.grids)
         ]
-        tokens = features, torch.cat(replayed)
+        tokens = features, torch.cat(replayed) if replayed else features[:0]
         prompts = self.model.pack(batch.prompts, *tokens)
         if not batch.prefixes:
             return prompts

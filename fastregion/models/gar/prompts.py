@@ -19,10 +19,13 @@ from collections.abc import Sequence
 from fastregion.language import IGNORED_LABEL
 
 __all__ = [
+    "ANSWER_HEADER",
     "CAPTION_REGION",
     "CHAT_TEMPLATE",
     "DEFAULT_INSTRUCTION",
     "DEFAULT_VIDEO_INSTRUCTION",
+    "END_OF_TURN",
+    "IMAGE_TOKEN",
     "answer_labels",
     "crop_token",
     "dialogue_intro",
@@ -33,6 +36,8 @@ __all__ = [
     "turn_text",
 ]
 
+IMAGE_TOKEN, END_OF_TURN = "<|image|>", "<|eot_id|>"
+ANSWER_HEADER = "<|start_header_id|>assistant<|end_header_id|>\n\n"
 DEFAULT_INSTRUCTION = "Describe this masked region in detail."
 DEFAULT_VIDEO_INSTRUCTION = "Describe the masked region in detail."  # as in the paper's figures
 # The region's name in captions of one region, in the published inference code.
@@ -54,9 +59,8 @@ CHAT_TEMPLATE = (
     "<|start_header_id|>assistant<|end_header_id|>\n\n"
     "{% endif %}"
 )
-# Ids of "<|start_header_id|>assistant<|end_header_id|>\n\n" and "<|eot_id|>" in the published
-# vocabulary, between which the answers stand.
-_ANSWER_HEADER, _END_OF_TURN = (128006, 78191, 128007, 271), 128009
+# Of ANSWER_HEADER and END_OF_TURN in the published vocabulary.
+_HEADER_IDS, _END_ID = (128006, 78191, 128007, 271), 128009
 _INTRO = "There are some objects I am curious about: "
 _NAME = re.compile(r"<Prompt(\d+)>")
 
@@ -112,8 +116,8 @@ def turn_text(index: int, block: str, instruction: str = DEFAULT_INSTRUCTION) ->
 
 def answer_labels(
     input_ids: Sequence[int],
-    header: Sequence[int] = _ANSWER_HEADER,
-    end: int = _END_OF_TURN,
+    header: Sequence[int] = _HEADER_IDS,
+    end: int = _END_ID,
 ) -> list[int]:
     """What is learned of a dialogue: every answer with its end token; -100 elsewhere.
 

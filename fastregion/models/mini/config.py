@@ -29,8 +29,11 @@ class MiniConfig:
     ``thumbnail_size`` and ``detail_size`` are pixels a side. The detail tile of a region is a
     square of ``detail_margin`` times the longer side of its box, at least ``min_detail`` pixels,
     centred on the box; what lies outside the image is gray. Features are replayed from a square of
-    ``replay_margin`` times the longer side. ``region_token_ids`` are the tokens ``<Prompt0>``,
-    ``<Prompt1>``, ...; there are as many as a prompt may have regions.
+    ``replay_margin`` times the longer side. The texture tile shows, at ``texture_size`` pixels a
+    side, a square from the inside of the region that holds ``texture_periods`` repetitions of the
+    finest pattern that counts as one: what a detail tile of a large region loses.
+    ``region_token_ids`` are the tokens ``<Prompt0>``, ``<Prompt1>``, ...; there are as many as a
+    prompt may have regions.
     """
 
     model_type: str = "fastregion-mini"
@@ -40,15 +43,18 @@ class MiniConfig:
     detail_size: int = 128
     detail_margin: float = 1.3
     min_detail: int = 16
+    texture_size: int = 96
+    texture_periods: float = 8.0
     replay_margin: float = 1.1
     replay_size: int = 6
+    texture_replay_size: int = 3
     thumbnail_replay_size: int = 2
     bos_token_id: int = 1
     eos_token_id: int = 2
     region_token_ids: tuple[int, ...] = (3, 4, 5, 6, 7)
 
     def __post_init__(self) -> None:
-        for name in ("thumbnail_size", "detail_size"):
+        for name in ("thumbnail_size", "detail_size", "texture_size"):
             if getattr(self, name) not in self.vision.tile_sizes:
                 raise ValueError(
                     f"{name} must be one of vision.tile_sizes {self.vision.tile_sizes}, "

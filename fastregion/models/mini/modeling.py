@@ -1,9 +1,10 @@
 r"""Mini: the GAR design at a few million parameters.
 
-One pass of a small vision tower over a thumbnail of the picture and one detail tile per region,
-with the regions' masks added to the patch embeddings; the regions' features are then replayed
-(RoI-Align, correctly scaled) behind their names in the prompt of a small Llama decoder. A name also
-carries where its region lies and how large it is:
+One pass of a small vision tower over a thumbnail of the picture, one detail tile per region (all of
+it) and one texture tile (a piece of its inside at full resolution), with the regions' masks added
+to the patch embeddings; the regions' features are then replayed (RoI-Align, correctly scaled)
+behind their names in the prompt of a small Llama decoder. A name also carries where its region lies
+and how large it is, there and where the instruction mentions it:
 
     <bos> thumbnail <Prompt0> replayed tokens ... <PromptR-1> replayed tokens
     \n instruction \n answer <eos>
@@ -36,6 +37,12 @@ def geometry_features(geometry: Tensor) -> Tensor:
     )
     waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
     return torch.cat([geometry, waves.flatten(1)], dim=1)
+
+
+def mentioned_region(token_id: int, count: int, config: MiniConfig) -> int | None:
+    """Which of a prompt's ``count`` regions a token is the name of, if of any."""
+    names = config.region_token_ids[:count]
+    return names.index(token_id) if token_id in names else None
 
 
 class MiniModel(nn.Module):
@@ -100,9 +107,19 @@ class MiniModel(nn.Module):
         return ops.roi_replay(features, (num_tiles, 1), boxes, (size, size))
 
     def embed_details(self, tiles: RegionTiles) -> Tensor:
-        """The tokens replayed from the detail tiles of R regions: ``[R, n, hidden]``."""
+        """The tokens replayed from the regions' own two tiles: ``[R, n, hidden]``."""
+        config = self.config
         details = self.embed_tiles(tiles.details, tiles.detail_masks)
-        return self.replay(details, tiles.detail_boxes, self.config.replay_size)
+        textures = self.embed_tiles(tiles.textures, tiles.texture_masks)
+        side = config.texture_size / config.vision.stride
+        whole = tiles.detail_boxes.new_tensor([0.0, 0.0, side, side]).expand(len(textures), 4)
+        return torch.cat(
+            [
+                self.replay(details, tiles.detail_boxes, config.replay_size),
+                self.replay(textures, whole, config.texture_replay_size),
+            ],
+            dim=1,
+        )
 
     def embed_regions(
         self, tiles: RegionTiles, regions_per_prompt: Sequence[int]
@@ -115,7 +132,7 @@ class MiniModel(nn.Module):
 
         Returns:
             Thumbnail tokens ``[B, P, hidden]`` and, for each region, its name and replayed tokens
-            (from its detail tile, then from the thumbnail) ``[R, 1 + n, hidden]``.
+            (from its own tiles, then from the thumbnail) ``[R, 1 + n, hidden]``.
         """
         config = self.config
         thumbnails = self.embed_tiles(tiles.thumbnails, tiles.thumbnail_masks)
@@ -165,15 +182,25 @@ class MiniModel(nn.Module):
     ) -> ops.PackedTokens:
         """Packs what :meth:`embed_regions` returns into prompts; see :meth:`encode`."""
         config = self.config
-        image, region = config.decoder.vocab_size, config.decoder.vocab_size + 1  # placeholders
-        prompts = [
-            [
-                config.bos_token_id,
-                *[image] * thumbnails.shape[1],
-                *[region] * (count * blocks.shape[1]),
-                *instruction_ids,
-            ]
-            for count in regions_per_prompt
-        ]
+        image, region, name = (config.decoder.vocab_size + k for k in range(3))  # placeholders
+        prompts, named, first = [], [], 0
+        for count in regions_per_prompt:
+            rows = [mentioned_region(token, count, config) for token in instruction_ids]
+            prompts.append(
+                [
+                    config.bos_token_id,
+                    *[image] * thumbnails.shape[1],
+                    *[region] * (count * blocks.shape[1]),
+                    *(
+                        token if row is None else name
+                        for token, row in zip(instruction_ids, rows, strict=True)
+                    ),
+                ]
+            )
+            named += [first + row for row in rows if row is not None]
+            first += count
         table = self.decoder.get_input_embeddings().weight
-        return ops.pack_tokens(prompts, table, {image: thumbnails, region: blocks})
+        tokens = {image: thumbnails, region: blocks}
+        if named:
+            tokens[name] = blocks[named, 0]
+        return ops.pack_tokens(prompts, table, tokens)

@@ -24,15 +24,18 @@ class RegionTiles:
     """The pixels mini looks at: B prompts with R regions in all.
 
     ``thumbnails [B, s, s, 3]`` uint8 and ``thumbnail_masks [B, s, s]`` bool (union of the prompt's
-    regions); ``details [R, d, d, 3]`` uint8 and ``detail_masks [R, d, d]`` bool; ``detail_boxes [R,
-    4]`` and ``thumbnail_boxes [R, 4]`` float32 (x1, y1, x2, y2) in cells of their feature maps;
-    ``geometry [R, 11]`` float32: centroid, box, area, and contact with the image's four edges.
+    regions); ``details [R, d, d, 3]`` uint8 and ``detail_masks [R, d, d]`` bool, ``textures [R, t,
+    t, 3]`` and ``texture_masks [R, t, t]`` likewise; ``detail_boxes [R, 4]`` and ``thumbnail_boxes
+    [R, 4]`` float32 (x1, y1, x2, y2) in cells of their feature maps; ``geometry [R, 11]`` float32:
+    centroid, box, area, and contact with the image's four edges.
     """
 
     thumbnails: Tensor
     thumbnail_masks: Tensor
     details: Tensor
     detail_masks: Tensor
+    textures: Tensor
+    texture_masks: Tensor
     detail_boxes: Tensor
     thumbnail_boxes: Tensor
     geometry: Tensor
@@ -72,11 +75,15 @@ class TileCutter:
         """Tiles of a prompt about regions, given as ``[H, W]`` bool masks, none of them empty."""
         config = self._config
         details, detail_masks, detail_boxes, thumbnail_boxes, geometry = [], [], [], [], []
+        textures, texture_masks = [], []
         for mask in masks:
             box = _bounds(mask)
             window = _window(box, config)
             details.append(_cut(self._picture, window, config.detail_size))
             detail_masks.append(_cut_mask(mask, window, config.detail_size))
+            inside = _texture_window(mask, box, config)
+            textures.append(_cut(self._picture, inside, config.texture_size))
+            texture_masks.append(_cut_mask(mask, inside, config.texture_size))
             detail_boxes.append(_replay_box(box, window, config))
             thumbnail_boxes.append(_thumbnail_box(box, mask.shape, config))
             geometry.append(_geometry(mask, box))
@@ -86,6 +93,8 @@ class TileCutter:
             thumbnail_masks=torch.from_numpy(union)[None],
             details=torch.from_numpy(np.stack(details)),
             detail_masks=torch.from_numpy(np.stack(detail_masks)),
+            textures=torch.from_numpy(np.stack(textures)),
+            texture_masks=torch.from_numpy(np.stack(texture_masks)),
             detail_boxes=torch.tensor(detail_boxes, dtype=torch.float32),
             thumbnail_boxes=torch.tensor(thumbnail_boxes, dtype=torch.float32),
             geometry=torch.tensor(geometry, dtype=torch.float32),
@@ -102,6 +111,35 @@ def _window(box: tuple[int, int, int, int], config: MiniConfig) -> tuple[int, in
     x0, y0, x1, y1 = box
     side = max(round(config.detail_margin * max(x1 - x0, y1 - y0)), config.min_detail)
     return (x0 + x1 - side) // 2, (y0 + y1 - side) // 2, side
+
+
+def _texture_window(
+    mask: Mask, box: tuple[int, int, int, int], config: MiniConfig
+) -> tuple[int, int, int]:
+    """The square that the texture tile shows: where the region is densest, near its middle.
+
+    Its side is a number of the finest periods, or half of the longer side of a small region's box.
+    """
+    x0, y0, x1, y1 = box
+    finest = max(8.0, max(mask.shape) / 80)  # spec of patterns: 8 px and 1/80 of the long side
+    longer = max(x1 - x0, y1 - y0)
+    side = round(min(config.texture_periods * finest, max(longer / 2, config.min_detail)))
+    # Pixels of the region in every square that begins inside the box, from running sums.
+    sums = np.pad(mask[y0:y1, x0:x1].astype(np.int32), ((1, side), (1, side)), mode="constant")
+    sums = sums.cumsum(axis=0).cumsum(axis=1)
+    rows, columns = max(y1 - y0 - side, 0) + 1, max(x1 - x0 - side, 0) + 1
+    counts = (
+        sums[side : side + rows, side : side + columns]
+        - sums[:rows, side : side + columns]
+        - sums[side : side + rows, :columns]
+        + sums[:rows, :columns]
+    )
+    ys, xs = np.nonzero(counts >= 0.98 * counts.max())
+    nearest = np.argmin((ys - (rows - 1) / 2) ** 2 + (xs - (columns - 1) / 2) ** 2)
+    # A box narrower than the square is centred in it.
+    left = x0 + int(xs[nearest]) - max(side - (x1 - x0), 0) // 2
+    top = y0 + int(ys[nearest]) - max(side - (y1 - y0), 0) // 2
+    return left, top, side
 
 
 def _cut(picture: Image.Image, window: tuple[int, int, int], size: int) -> Rgb:

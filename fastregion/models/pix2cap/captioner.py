@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +30,6 @@ from fastregion.models.pix2cap.captions import (
     END,
     caption_ids,
     likeliest_beams,
-    taught_logits,
     tidy,
 )
 from fastregion.models.pix2cap.class_vectors import ClassVectors
@@ -52,7 +50,6 @@ from fastregion.models.pix2cap.processing import (
     resize,
 )
 from fastregion.models.pix2cap.region_queries import matching_queries, region_shares
-from fastregion.models.pix2cap.text_encoder import draw_sentences
 from fastregion.models.pix2cap.vocabulary import check_beams, named_categories, with_thresholds
 from fastregion.models.request import RegionRequest, Sampling
 from fastregion.models.segment import Segment
@@ -64,6 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pix2CapCaptioner"]
 
+_MASKS_AT_A_TIME = 8  # resized to the picture's size: bounds the memory
 _OUTPUT = "output"  # of an image's predictions, among what a request keeps
 
 
@@ -249,14 +247,14 @@ class Pix2CapCaptioner(Captioner):
         """
         kept = keep_queries(output.class_logits[0], inference.object_mask_threshold)
         height, width = output.mask_logits.shape[2:]
-        masks = resize_masks(
-            output.mask_logits[0, kept.queries],
-            (STRIDE * height, STRIDE * width),
-            input_size,
-            size,
+        padded_size = STRIDE * height, STRIDE * width
+        masks = (
+            mask
+            for some in torch.split(output.mask_logits[0, kept.queries], _MASKS_AT_A_TIME)
+            for mask in resize_masks(some, padded_size, input_size, size)
         )
         things = [index for index, category in enumerate(categories) if category.isthing]
-        panoptic, merged = merge_segments(kept, masks, things, inference.overlap_threshold)
+        panoptic, merged = merge_segments(kept, masks, size, things, inference.overlap_threshold)
         queries = [segment.query for segment in merged]
         captions = self.caption(output.object_features[0, queries], num_beams=num_beams)
         texts = {query: text.text for query, text in zip(queries, captions, strict=True)}
@@ -363,17 +361,6 @@ class Pix2CapCaptioner(Captioner):
         return [
             GeneratedText(**vars(one), text=self.tokenizer.decode(one.token_ids)) for one in found
         ]
-
-    # ---- training ----
-
-    def taught(self, object_features: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The caption head under teacher forcing, as ``Pix2CapCriterion`` asks for it."""
-        return taught_logits(self.model.caption_head, object_features, captions, self.tokenizer)
-
-    def drawn_text_embeddings(self, rng: np.random.Generator) -> Tensor:
-        """T for a step of training, ``[K + 1, dim_proj]``: of one drawn sentence for each class."""
-        sentences = draw_sentences(self.config.class_names, rng)
-        return self.model.text_encoder.embed_texts(sentences, self.class_tokenizer)
 
     # ---- inside ----
 

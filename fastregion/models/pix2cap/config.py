@@ -229,6 +229,11 @@ class Pix2CapConfig:
         count = self.decoder.num_object_queries
         if count < 2:
             raise wrong("MODEL.DECODER.NUM_OBJECT_QUERIES", "2 or more", count)
+        share, ratio = self.decoder.importance_sample_ratio, self.decoder.oversample_ratio
+        if not 0 <= share <= 1:
+            raise wrong("MODEL.DECODER.IMPORTANCE_SAMPLE_RATIO", "in 0..1", share)
+        if ratio < 1:
+            raise wrong("MODEL.DECODER.OVERSAMPLE_RATIO", "at least 1", ratio)
         if not all(isinstance(name, str) and name.strip() for name in self.class_names):
             raise wrong("class_names", "words", list(self.class_names))
         if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):

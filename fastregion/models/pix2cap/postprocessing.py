@@ -8,7 +8,7 @@ error whenever it is kept.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,7 +113,8 @@ class MergedSegment:
 
 def merge_segments(
     kept: KeptQueries,
-    mask_logits: Tensor,
+    mask_logits: Iterable[Tensor],
+    size: tuple[int, int],
     things: Collection[int],
     overlap_threshold: float = 0.8,
 ) -> tuple[Tensor, list[MergedSegment]]:
@@ -124,22 +125,23 @@ def merge_segments(
 
     Args:
         kept: N queries.
-        mask_logits: of these, ``[N, H, W]``.
+        mask_logits: of these, N times ``[H, W]``; looked at one after the other, as N maps of a
+            photo's size in float32 take gigabytes.
+        size: (H, W).
         things: classes of which each query is a segment of its own.
         overlap_threshold: in [0, 1].
 
     Returns:
         int32 ``[H, W]``, 0 for void; and the segments by id.
     """
-    panoptic = torch.zeros(mask_logits.shape[1:], dtype=torch.int32, device=mask_logits.device)
+    count, device = len(kept.queries), kept.scores.device
+    panoptic = torch.zeros(size, dtype=torch.int32, device=device)
     merged: list[MergedSegment] = []
-    count = len(kept.queries)
     if count == 0:
         return panoptic, merged
-    # One query at a time: N maps of a photo's size in float32 take gigabytes.
-    own = torch.empty(mask_logits.shape, dtype=torch.bool, device=mask_logits.device)
-    best = torch.full(mask_logits.shape[1:], -1.0, device=mask_logits.device)
-    owner = torch.zeros(mask_logits.shape[1:], dtype=torch.long, device=mask_logits.device)
+    own = torch.empty((count, *size), dtype=torch.bool, device=device)
+    best = torch.full(size, -1.0, device=device)
+    owner = torch.zeros(size, dtype=torch.long, device=device)
     for row, logits in enumerate(mask_logits):
         probabilities = logits.float().sigmoid()  # [H, W]
         torch.ge(probabilities, 0.5, out=own[row])

@@ -18,12 +18,13 @@ from fastregion.language import (
     append_tokens,
     read_prompts,
 )
-from fastregion.language.lora import lora_layers, merge_lora
+from fastregion.language.internlm2 import INTERNLM2
+from fastregion.language.lora import add_lora, merge_lora
 from fastregion.models.base import Captioner
 from fastregion.models.checkpoint import read_config
 from fastregion.models.request import RegionRequest, check_int
 from fastregion.models.shared_prompts import SharedPrompts
-from fastregion.models.ureca.checkpoint import UrecaLayout, check_against_file
+from fastregion.models.ureca.checkpoint import LORA_SCALE, UrecaLayout, check_against_file
 from fastregion.models.ureca.config import UrecaConfig
 from fastregion.models.ureca.modeling import PromptLayout, UrecaModel
 from fastregion.models.ureca.processing import Tiling
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["UrecaBatch", "UrecaCaptioner"]
 
 _TILES_AT_A_TIME = 8  # through the vision tower: bounds its memory, and no product gets faster
-_DEMO_TILES = 12  # of the published demo; the model was trained with at most 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,9 @@ class UrecaCaptioner(Captioner):
     Args:
         config: sizes.
         tokenizer: with the tokens of images and masks.
-        max_num: most tiles of a picture, the thumbnail not counted: 12 as in the published demo;
-            the published training has 6 (``config.max_dynamic_patch``).
-        multi_region: allow questions about several regions together, with a ``<mask>`` for each:
-            an extension, which no published model was trained for.
+        max_num: most tiles of a picture, the thumbnail not counted, saved with the model; None for
+            that of the config. The published training has 6 (``config.max_dynamic_patch``).
+        multi_region: likewise; see the config.
         dtype: floating-point type of the weights.
         model_id: name for people.
 
@@ -89,14 +88,15 @@ class UrecaCaptioner(Captioner):
 
     config: UrecaConfig
     model: UrecaModel
+    layout: UrecaLayout
 
     def __init__(
         self,
         config: UrecaConfig,
         tokenizer: Tokenizer,
         *,
-        max_num: int = _DEMO_TILES,
-        multi_region: bool = False,
+        max_num: int | None = None,
+        multi_region: bool | None = None,
         dtype: torch.dtype = torch.float32,
         model_id: str | None = None,
     ) -> None:
@@ -104,8 +104,11 @@ class UrecaCaptioner(Captioner):
             tokenizer.token_id(token)  # raises where there is none
         self._dtype = dtype
         self.layout = UrecaLayout.of(config)
+        if multi_region is not None:
+            config = replace(config, multi_region=multi_region)
         super().__init__(config, tokenizer, model_id=model_id)
-        self.max_num, self.multi_region = max_num, multi_region
+        if max_num is not None:
+            self.max_num = max_num
         vocabulary = self.model.language_model.config.vocab_size
         if len(tokenizer) > vocabulary:
             raise ValueError(
@@ -116,12 +119,12 @@ class UrecaCaptioner(Captioner):
     @property
     def max_num(self) -> int:
         """See the class."""
-        return self._max_num
+        return self.config.max_num
 
     @max_num.setter
     def max_num(self, value: int) -> None:
         check_int("max_num", value, at_least=self.config.min_dynamic_patch)
-        self._max_num = value
+        self.config = replace(self.config, max_num=value)
 
     @property
     def tiling(self) -> Tiling:
@@ -170,21 +173,42 @@ class UrecaCaptioner(Captioner):
         load_weights(captioner.model, folder, UrecaLayout.of(config))
         return captioner
 
-    def save_pretrained(
-        self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
-    ) -> None:
-        """Write the published layout; see :meth:`Captioner.save_pretrained`.
+    def add_lora(self, *, rank: int, dropout: float = 0.0, seed: int = 0) -> list[nn.Parameter]:
+        """Give all linear layers of the decoder low-rank updates, for a second stage of training.
+
+        Alpha is twice the rank, as in the published training. The model is saved with its updates
+        beside its weights then, which loading folds. Decoding wants :meth:`merge_lora`.
+
+        Args:
+            rank: of the updates.
+            dropout: of what goes into them, in training.
+            seed: of their first values.
+
+        Returns:
+            The parameters of the updates.
 
         Raises:
-            ValueError: the decoder has LoRA layers.
+            ValueError: as for :func:`fastregion.language.lora.add_lora`.
         """
-        if any(lora_layers(self.decoder)):
-            raise ValueError("model: has LoRA layers; call merge_lora() before saving")
-        super().save_pretrained(folder, dtype=dtype)
+        added = add_lora(
+            self.decoder,
+            rank=rank,
+            alpha=LORA_SCALE * rank,
+            dropout=dropout,
+            share_qkv=self.config.llm["model_type"] == INTERNLM2,  # there they are one layer
+            seed=seed,
+        )
+        self._saved_rank(rank)
+        return added
 
     def merge_lora(self) -> None:
-        """Fold the LoRA layers of a second stage of training into the weights."""
+        """Fold the low-rank updates into the weights."""
         merge_lora(self.decoder)
+        self._saved_rank(0)
+
+    def _saved_rank(self, rank: int) -> None:
+        self.config = replace(self.config, use_llm_lora=rank)
+        self.layout = replace(self.layout, lora_rank=rank)
 
     def build_model(self) -> UrecaModel:
         """The model, without weights."""
@@ -214,7 +238,7 @@ class UrecaCaptioner(Captioner):
             NotImplementedError: a question about several regions, unless ``multi_region``.
         """
         tiling, regions = self.tiling, request.regions
-        if request.joint and len(regions) > 1 and not self.multi_region:
+        if request.joint and len(regions) > 1 and not self.config.multi_region:
             raise NotImplementedError(
                 f"regions: {self.model_id} was trained for one region at a time, got "
                 f"{len(regions)} for one question; multi_region=True allows it"

@@ -144,19 +144,35 @@ class UrecaLayout(Layout):
             )
 
     def to_files(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The published names of the decoder, with its projection fused for InternLM2."""
-        if self.heads is None:
-            return named
+        """The published names of the decoder, its projection fused for InternLM2."""
+        if self.heads is not None:
+            named = self._fused(named, self.heads[1])
+        return _wrapped(named) if self.lora_rank else named
+
+    def _fused(self, named: dict[str, Tensor], kv_heads: int) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for key, tensor in named.items():
             if not key.startswith(_DECODER):
                 found[key] = tensor
+            elif PROJECTIONS[0] in key and key.endswith(_A):  # the three share it
+                found[key.replace(PROJECTIONS[0], FUSED)] = tensor
             elif PROJECTIONS[0] in key:
                 q, k, v = (named[key.replace(PROJECTIONS[0], name)] for name in PROJECTIONS)
-                found[key.replace(PROJECTIONS[0], FUSED)] = fuse_wqkv(q, k, v, self.heads[1])
+                found[key.replace(PROJECTIONS[0], FUSED)] = fuse_wqkv(q, k, v, kv_heads)
             elif not any(name in key for name in PROJECTIONS):
                 found[rename(key, to_llama=False)] = tensor
         return found
+
+
+def _wrapped(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names of a decoder with LoRA tensors."""
+    stems = {key.removesuffix(_A) for key in named if key.endswith(_A)}
+    found = {}
+    for key, tensor in named.items():
+        stem, _, last = key.rpartition(".")
+        name = f"{stem}{_BASE}{last}" if stem in stems else key
+        found[name.replace(_DECODER, _WRAPPED, 1) if key.startswith(_DECODER) else name] = tensor
+    return found
 
 
 def _fold(base: StoredTensor, a: StoredTensor, b: StoredTensor) -> Tensor:

@@ -47,7 +47,9 @@ capacity_factor eval_capacity_factor laux_allreduce moe_coeff_ratio moe_intermed
 moe_output_scale noisy_gate_policy num_experts num_routed_experts num_shared_experts
 shared_expert_intermediate_size use_residual use_rts use_weighted_residual
 """
-_SWITCHES = ("dynamic_image_size", "use_thumbnail", "dynamic_mask_size")
+_SWITCHES = ("dynamic_image_size", "use_thumbnail", "dynamic_mask_size", "multi_region")
+# Keys of our own, and their values where a file leaves them out.
+_OURS = {"mask_thumbnail": "released", "max_num": 12, "multi_region": False}
 _SYSTEM_MESSAGE = (
     "你是书生·万象\N{FULLWIDTH COMMA}英文名是InternVL\N{FULLWIDTH COMMA}"
     "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
@@ -77,12 +79,15 @@ class UrecaConfig:
         mask_min_dynamic_patch: kept; masks are cut as their picture.
         mask_max_dynamic_patch: kept; masks are cut as their picture.
         num_mask_token: N, mask tokens of a tile.
-        use_llm_lora: rank of the LoRA tensors in the file, 0 without. They are folded when the
-            file is read; :meth:`to_dict` always writes 0.
+        use_llm_lora: rank of the LoRA tensors, 0 without. They are folded when a file is read.
         arch: which mask encoder: 3, the published model's, or 2, which looks at image features too.
         mask_thumbnail: ``"released"``, a bicubic thumbnail of the mask that wraps modulo 256, as
             the published weights were trained; ``"clean"``, one clamped to 0..255, for new
             training.
+        max_num: most tiles where the captioner is asked, the thumbnail not counted: 12 as in the
+            published demo.
+        multi_region: allow questions about several regions together, with a ``<mask>`` for each:
+            an extension, which no published model was trained for.
     """
 
     llm: Mapping[str, Any]
@@ -104,10 +109,13 @@ class UrecaConfig:
     use_llm_lora: int = 0
     arch: int = 3
     mask_thumbnail: MaskThumbnail = "released"
+    max_num: int = 12
+    multi_region: bool = False
 
     def __post_init__(self) -> None:
         for key in ("min_dynamic_patch", "max_dynamic_patch", "num_mask_token"):
             check_int(key, getattr(self, key), 1)
+        check_int("max_num", self.max_num, self.min_dynamic_patch)
         check_int("force_image_size", self.image_size, 1)
         check_int("use_llm_lora", self.use_llm_lora, 0)
         for key in _SWITCHES:
@@ -261,7 +269,7 @@ class UrecaConfig:
         return _SYSTEM_MESSAGE if self.system_message is None else self.system_message
 
     def to_dict(self) -> dict[str, Any]:
-        """The published keys, and ``arch`` and ``mask_thumbnail``."""
+        """The published keys, and ours."""
         return {
             "model_type": "internvl_chat",
             "architectures": [_CLASSES[self.arch]],
@@ -275,10 +283,8 @@ class UrecaConfig:
             "llm_config": dict(self.llm),
             "force_image_size": self.image_size,
             "arch": self.arch,
-            "mask_thumbnail": self.mask_thumbnail,
             **_FIXED,
-            **{key: getattr(self, key) for key in _DEFAULTS},
-            "use_llm_lora": 0,
+            **{key: getattr(self, key) for key in (*_OURS, *_DEFAULTS)},
         }
 
     @classmethod
@@ -290,8 +296,8 @@ class UrecaConfig:
             NotImplementedError: a switch that no published model uses, or a decoder that is not
                 supported.
         """
-        ours = ("arch", "mask_thumbnail")
-        known = [*_DEFAULTS, *_FIXED, *ours, "force_image_size", "vision_config", "llm_config"]
+        known = [*_DEFAULTS, *_FIXED, *_OURS]
+        known += ["arch", "force_image_size", "vision_config", "llm_config"]
         # The last are repeated by some files: they follow from the others and from the tokenizer.
         check_keys("", values, [*known, "hidden_size", "num_image_token", "token_ids"])
         for key, supported in _FIXED.items():
@@ -300,7 +306,7 @@ class UrecaConfig:
                     f"config.json: {key} must be {supported!r}, got {values[key]!r}"
                 )
         vision = _vision(_part(values, "vision_config"))
-        given = {key: values.get(key, default) for key, default in _DEFAULTS.items()}
+        given = {key: values.get(key, value) for key, value in (_DEFAULTS | _OURS).items()}
         smallest = given["mask_min_dynamic_patch"]
         if isinstance(smallest, list) and len(smallest) == 1:  # a slip of the published scripts
             given["mask_min_dynamic_patch"] = smallest[0]
@@ -316,7 +322,6 @@ class UrecaConfig:
             vision=vision,
             image_size=vision.image_size if size is None else size,
             arch=values.get("arch", 2 if arch2 else 3),
-            mask_thumbnail=values.get("mask_thumbnail", "released"),
             **given,
         )
         if values.get("num_image_token") not in (None, config.tokens_per_tile):

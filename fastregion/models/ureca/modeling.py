@@ -186,9 +186,9 @@ class UrecaModel(nn.Module):
         sources = [table, image_tokens.flatten(0, 1), mask_tokens.flatten(0, 1)]
         return pack_prompts(sources, rows, [prompt.start for prompt in prompts], labels)
 
-    def loss(self, prompts: PackedPrompts, attention_mask: Tensor | None = None) -> Tensor:
+    def loss(self, prompts: PackedPrompts, visible: Tensor | None = None) -> Tensor:
         """Mean cross entropy of the labelled tokens; see :func:`next_token_loss`."""
-        return next_token_loss(self.language_model, prompts, attention_mask)
+        return next_token_loss(self.language_model, prompts, visible)
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         """Keep only the inputs of layers for the backward pass, and compute the rest again."""

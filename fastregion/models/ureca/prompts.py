@@ -25,6 +25,7 @@ __all__ = [
     "chat",
     "conversation_ids",
     "expand",
+    "place_masks",
 ]
 
 DEFAULT_INSTRUCTION = "Describe this region in the image."
@@ -60,8 +61,8 @@ def ask_about(instruction: str | None, num_regions: int) -> str:
     named = instruction is None or said != question
     if _IMAGE not in said:
         said = f"{_IMAGE}\n{said}"
-    if named and _MASK not in said:
-        said = said.replace(_IMAGE, _IMAGE + f"\n{_MASK}" * num_regions, 1)
+    if named:
+        said = place_masks(said, num_regions)
     for placeholder in (IMAGE_CONTEXT, MASK_CONTEXT):
         if placeholder in said:
             raise ValueError(f"prompt: must not contain the placeholder {placeholder!r}")
@@ -71,6 +72,15 @@ def ask_about(instruction: str | None, num_regions: int) -> str:
         )
     _check_masks(said, num_regions)
     return said
+
+
+def place_masks(question: str, num_masks: int) -> str:
+    """A question with the image's place, and places of masks behind it unless it has some."""
+    if _IMAGE not in question:
+        question = f"{_IMAGE}\n{question}"
+    if _MASK in question:
+        return question
+    return question.replace(_IMAGE, _IMAGE + f"\n{_MASK}" * num_masks, 1)
 
 
 def _check_masks(question: str, num_masks: int) -> None:

@@ -33,6 +33,7 @@ from fastregion.training.data.record import BadRow, Turn
 __all__ = ["Picture", "captions_of", "listed", "region_of", "text_of", "turns_of"]
 
 MAX_FILE_BYTES = 1 << 28  # of a picture that is held in a row
+_LONGEST_PATH = 4096  # characters; longer text is a picture whose "data:" is missing
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ class Picture:
     source: Path | bytes | str | Image.Image
 
     @classmethod
-    def of(cls, cell: Any, folder: Path) -> Picture:
+    def of(cls, cell: Any, folder: Path, argument: str = "image") -> Picture:
         """The picture of a cell.
 
         Args:
             cell: see this module.
             folder: what relative paths start from.
+            argument: the column's name, for messages.
 
         Raises:
             BadRow: another type.
@@ -62,9 +64,9 @@ class Picture:
             return cls(cell)
         if isinstance(cell, str) and cell.startswith("data:"):
             return cls(cell)
-        if isinstance(cell, str | Path) and str(cell):
+        if isinstance(cell, str) and 0 < len(cell) <= _LONGEST_PATH:
             return cls(folder / cell)
-        raise BadRow(f"image: expected a path or a picture, got {_shown(cell)}")
+        raise BadRow(f"{argument}: expected a path or a picture, got {_shown(cell)}")
 
     def read(self) -> RgbImage:
         """The pixels, uint8 RGB ``[H, W, 3]``; BadRow if there are none."""
@@ -96,9 +98,9 @@ class Picture:
                 return Region.from_mask(image)
         except BadRow as error:
             raise BadRow(str(error), "malformed mask") from error
-        except FileNotFoundError as error:
+        except OSError as error:  # not there, not to be opened, or a name that no file can have
             raise BadRow(str(error), "missing file") from error
-        except (TypeError, ValueError, OSError) as error:
+        except (TypeError, ValueError) as error:
             raise BadRow(str(error), "malformed mask") from error
 
     @property
@@ -113,7 +115,7 @@ class Picture:
             if isinstance(source, Path):
                 return open_image(source)
             return open_image_bytes(_decoded(source), name=self._name)
-        except FileNotFoundError as error:
+        except OSError as error:
             raise BadRow(str(error), "missing file") from error
         except ValueError as error:
             raise BadRow(str(error), "unreadable picture") from error
@@ -160,10 +162,9 @@ def region_of(cell: Any, size: tuple[int, int], folder: Path) -> Region:
 
 
 def _unbound(cell: Any, folder: Path) -> Region:
-    if isinstance(cell, str | Path | bytes | Image.Image):
-        return Picture.of(cell, folder).region()
-    if isinstance(cell, Mapping) and not {"counts", "segmentation", "bbox"} & cell.keys():
-        return Picture.of(cell, folder).region()
+    known = isinstance(cell, Mapping) and {"counts", "segmentation", "bbox"} & cell.keys()
+    if isinstance(cell, str | bytes | Image.Image | Mapping) and not known:
+        return Picture.of(cell, folder, "mask").region()
     try:
         if isinstance(cell, Mapping):
             return Region.from_rle(cell) if "counts" in cell else Region.from_coco(cell)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastregion.json_files import read_json_file
@@ -132,11 +133,14 @@ def check_records(
 
     Raises:
         ValueError: a number out of range, or no rows.
+        NotADirectoryError: the cache's folder does not exist.
     """
     if workers < 0:
         raise ValueError(f"workers: must be at least 0, got {workers}")
     if max_regions < 1:
         raise ValueError(f"max_regions: must be at least 1, got {max_regions}")
+    if cache is not None and not cache.parent.is_dir():  # not after hours of looking
+        raise NotADirectoryError(f"cache: no such folder: {str(cache.parent)!r}")
     if not len(records):
         raise ValueError("data: has no rows")
     stamp = getattr(records, "stamp", None)
@@ -177,8 +181,16 @@ _Seen = tuple[int, str, Found | None]  # a row, its id, and what is wrong
 def _looked_at(records: Records, workers: int, max_regions: int, progress: bool) -> Iterator[_Seen]:
     """What is seen of every row, in their order."""
     chunks = [range(i, min(i + _CHUNK, len(records))) for i in range(0, len(records), _CHUNK)]
-    columns = (TextColumn("checking rows"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), disable=not progress, transient=True) as bar:
+    bar = Progress(
+        TextColumn("checking rows"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not progress,
+        transient=True,
+    )
+    with bar:
         task = bar.add_task("", total=len(records))
         for seen in _mapped(records, chunks, workers, max_regions):
             bar.advance(task, len(seen))

@@ -15,8 +15,9 @@ class HfRows:
     """Rows by position; pictures stay encoded until they are read.
 
     Args:
-        path: a folder written by ``save_to_disk``, an ``.arrow`` or ``.parquet`` file, or, where
-            there is no such path, the Hub's name of a dataset.
+        path: a folder written by ``save_to_disk``, or one with ``.parquet`` files below it, as the
+            Hub has them; an ``.arrow`` or ``.parquet`` file; or, where there is no such path, the
+            Hub's name of a dataset.
         split: which part; by default ``"train"``, or the only one.
 
     Raises:
@@ -52,7 +53,9 @@ class HfRows:
 
 
 def _opened(datasets: Any, path: Path, split: str | None) -> Any:
-    if path.is_dir():
+    if path.is_dir() and any(path.rglob("*.parquet")):
+        found = datasets.load_dataset("parquet", data_dir=str(path))
+    elif path.is_dir():
         try:
             found = datasets.load_from_disk(str(path))
         except FileNotFoundError as error:

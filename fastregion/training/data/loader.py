@@ -85,7 +85,7 @@ class BatchLoader:
             the next one does not fit. A sample that is longer is a batch by itself.
         num_workers: processes that make samples; 0 makes them in this one.
         process: which of the training processes this is.
-        num_processes: how many there are. In an epoch, no two share a row.
+        num_processes: how many there are; in an epoch no two are given the same sample.
         group_by_length: batches have rows of similar length; only with ``samples_per_batch``.
 
     Attributes:
@@ -176,7 +176,7 @@ class BatchLoader:
             multiprocessing_context=_context() if workers else None,
             worker_init_fn=_start_worker if workers else None,
             # Its own: drawing the workers' seeds must not move torch's generator.
-            generator=torch.Generator().manual_seed(0),
+            generator=torch.Generator().manual_seed(self._order.seed),
         )
 
     def _item(self, gathered: Sequence[_Made]) -> Item:

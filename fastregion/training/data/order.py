@@ -26,7 +26,7 @@ class EpochOrder:
     Attributes:
         repeats: how often each row comes in an epoch, float64 ``[N]``. A fraction f means once more
             in the share f of the epochs: among the rows of the same f, so many are drawn for each
-            epoch that their number is always the same.
+            epoch, one at least, that their number is always the same.
         seed: of the order.
         process: which process this is.
         num_processes: how many there are.
@@ -76,7 +76,7 @@ class EpochOrder:
         part = self.repeats - times
         for share in np.unique(part[part > 0]):
             candidates = np.flatnonzero(part == share)
-            count = round(float(share) * len(candidates))
+            count = max(round(float(share) * len(candidates)), 1)
             times[rng.permutation(candidates)[:count]] += 1
         return times
 

@@ -5,9 +5,10 @@ path                                    rows
 ======================================  ===========================================
 ``x.jsonl``                             its lines, one JSON object each
 ``x.json``                              its list of objects
-``x.tar``, a folder with such files     samples of webdataset shards (``tar_shards``)
+``x.tar``, a folder with such files     samples of webdataset shards (``tar_rows``)
 a folder that HF datasets have saved    its rows (``hf_rows``)
-``owner/name`` that is no path          a dataset of the Hugging Face Hub (``hf_rows``)
+``x.arrow``, ``x.parquet``              its rows, likewise
+``owner/name`` that is no path          a dataset of the Hugging Face Hub, likewise
 ======================================  ===========================================
 """
 

@@ -137,7 +137,7 @@ def open_source(source: DataSource, root: Path = Path()) -> Records:
     masks = None if source.masks is None else root / source.masks
     if source.format == "pix2cap":
         return Pix2CapRecords(path, root / (source.images or ""), masks)
-    rows = _rows(source, path, root)
+    rows = _rows(source, path)
     images = rows.folder if source.images is None else root / source.images
     if source.format == "gar":
         return _RowRecords(rows, partial(gar_record, images=images))
@@ -152,17 +152,20 @@ def open_source(source: DataSource, root: Path = Path()) -> Records:
     )
 
 
-def _rows(source: DataSource, path: Path, root: Path) -> Rows:
-    """The rows of a path; a format that says what they are stored as is not second-guessed."""
+def _rows(source: DataSource, path: Path) -> Rows:
+    """The rows of a path, stored as the format says, or else as the path tells."""
     tar = path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar")))
     if source.format == "webdataset" or (source.format == "dam" and tar):
-        return TarRows(path)
-    if source.format != "hf" and path.suffix == ".json":
-        return JsonList(path)
-    if source.format == "jsonl" or (source.format != "hf" and path.suffix == ".jsonl"):
-        return JsonLines(path)
-    # A name of the Hub is no path below root.
-    return HfRows(path if path.exists() else Path(source.path), source.split)
+        rows: Rows = TarRows(path)
+    elif source.format != "hf" and path.suffix == ".json":
+        rows = JsonList(path)
+    elif source.format == "jsonl" or (source.format != "hf" and path.suffix == ".jsonl"):
+        rows = JsonLines(path)
+    else:  # a name of the Hub is no path below the root
+        return HfRows(path if path.exists() else Path(source.path), source.split)
+    if source.split is not None:
+        raise ValueError(f"data: split: {str(path)!r} has none, got {source.split!r}")
+    return rows
 
 
 class Mixture:

@@ -7,7 +7,7 @@ kind                       column
 =========================  =====================================================
 ``json``                   the columns of the object
 ``txt``, ``caption.txt``   ``caption``, unless the JSON has texts
-``jpg jpeg webp png``      ``image``, unless the JSON has one
+``jpg jpeg webp png``      ``image``
 ``mask.png``               ``mask``, unless the JSON has masks
 ``png`` beside ``jpg``     ``mask`` likewise
 =========================  =====================================================
@@ -85,7 +85,7 @@ class TarRows:
         for kind in _TEXTS:
             if kind in row:
                 row[kind] = row[kind].decode("utf-8", errors="replace")
-        return {"id": sample.key, **_columns(row, about), **row, **about}
+        return {"id": sample.key, **row, **about, **_columns(row, about)}
 
     def name(self, index: int) -> str:
         """Where it stands, for messages."""
@@ -94,7 +94,7 @@ class TarRows:
 
 
 def _columns(row: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that kinds stand for, where the JSON has nothing of their sort."""
+    """The columns that kinds stand for; mask and text where the JSON has nothing of their sort."""
     columns = {}
     pictures = [kind for kind in _PICTURES if kind in row]
     if pictures:

@@ -15,6 +15,6 @@ def test_unknown_keys_and_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown key 'hidden'"):
         MiniConfig.from_dict({"hidden": 3})
     with pytest.raises(ValueError, match="thumbnail_size must be one of vision"):
-        MiniConfig(thumbnail_size=96)
+        MiniConfig(thumbnail_size=112)
     with pytest.raises(ValueError, match=r"replay_margin must be in \[1, detail_margin = 1.3\]"):
         MiniConfig(replay_margin=2.0)

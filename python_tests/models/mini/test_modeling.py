@@ -27,7 +27,9 @@ CONFIG = MiniConfig(
     ),
     thumbnail_size=32,
     detail_size=64,
+    texture_size=32,
     replay_size=3,
+    texture_replay_size=1,
 )
 
 
@@ -50,16 +52,18 @@ def test_layout_of_a_prompt() -> None:
     model = _model()
     one, two = _tiles((5, 5, 30, 40)), _tiles((5, 5, 30, 40), (50, 20, 90, 70))
     packed = model.encode(RegionTiles.concatenate([one, two]), (1, 2), (7, 8, 9))
-    # <bos>, 2 x 2 thumbnail tokens, for each region its name, 3 x 3 and 2 x 2 replayed tokens, and
-    # three tokens of instruction.
-    assert packed.cu_seqlens.tolist() == [0, 22, 22 + 36]
-    assert packed.positions.tolist() == [*range(22), *range(36)]
+    # <bos>, 2 x 2 thumbnail tokens, for each region its name, 3 x 3, 1 and 2 x 2 replayed tokens,
+    # and three tokens of instruction.
+    assert packed.cu_seqlens.tolist() == [0, 23, 23 + 38]
+    assert packed.positions.tolist() == [*range(23), *range(38)]
     embed = model.decoder.get_input_embeddings().weight
-    second = packed.embeddings[22:]
+    second = packed.embeddings[23:]
     assert torch.equal(second[0], embed[CONFIG.bos_token_id])
     assert torch.equal(second[5], embed[CONFIG.region_token_ids[0]])
-    assert torch.equal(second[19], embed[CONFIG.region_token_ids[1]])
-    assert torch.equal(second[33:], embed[[7, 8, 9]])
+    assert torch.equal(second[20], embed[CONFIG.region_token_ids[1]])
+    # A token that would be the name of a region, were there more of them, is a word like others.
+    assert CONFIG.region_token_ids[4] == 7
+    assert torch.equal(second[35:], embed[[7, 8, 9]])
 
 
 def test_a_batch_gives_what_single_prompts_give() -> None:
@@ -86,6 +90,21 @@ def test_a_name_carries_the_geometry() -> None:
     expected = model.decoder.get_input_embeddings().weight[CONFIG.region_token_ids[0]]
     expected = expected + model.geometry_embedding(geometry_features(tiles.geometry))[0]
     torch.testing.assert_close(model.encode(tiles, (1,)).embeddings[5], expected)
+
+
+def test_a_mention_of_a_region_is_its_name() -> None:
+    model = _model()
+    torch.nn.init.normal_(model.geometry_embedding.weight)
+    one, two = _tiles((5, 5, 30, 40)), _tiles((5, 5, 30, 40), (50, 20, 90, 70))
+    zero, first = CONFIG.region_token_ids[:2]
+    packed = model.encode(RegionTiles.concatenate([one, two]), (1, 2), (first, 9, zero))
+    embed = model.decoder.get_input_embeddings().weight
+    alone, pair = packed.embeddings[:23], packed.embeddings[23:]
+    assert torch.equal(alone[20], embed[first])  # there is no second region
+    assert torch.equal(alone[22], alone[5])
+    assert torch.equal(pair[35], pair[20])
+    assert torch.equal(pair[36], embed[9])
+    assert torch.equal(pair[37], pair[5])
 
 
 def test_replay_follows_the_box() -> None:

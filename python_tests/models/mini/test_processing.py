@@ -90,3 +90,38 @@ def test_inputs_are_not_modified() -> None:
     TileCutter(image, CONFIG).cut([mask])
     assert np.array_equal(image, before[0])
     assert np.array_equal(mask, before[1])
+
+
+def _stripes(height: int, width: int, period: int) -> np.ndarray:
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, np.arange(width) % period < period // 2] = 255
+    return image
+
+
+def test_the_texture_tile_keeps_what_the_detail_tile_loses() -> None:
+    """Stripes of the finest period that counts, over nearly all of a picture."""
+    tiles = TileCutter(_stripes(500, 600, 8), CONFIG).cut([_mask(500, 600, (10, 10, 590, 490))])
+    assert tiles.textures.shape == (1, 96, 96, 3)
+    assert tiles.texture_masks.all()
+    row, lost = tiles.textures[0, 48, :, 0].float(), tiles.details[0, 64, 20:108, 0].float()
+    assert row.std() > 80
+    assert lost.std() < 30
+    # 64 pixels of the picture: eight periods, twelve pixels of the tile each.
+    spectrum = torch.fft.rfft(row - row.mean()).abs()
+    assert int(spectrum.argmax()) == 8
+
+
+@pytest.mark.parametrize("box", [(3, 5, 9, 9), (0, 0, 2, 60), (70, 55, 80, 60), (0, 0, 80, 60)])
+def test_the_texture_tile_lies_where_the_region_is_dense(box: tuple[int, int, int, int]) -> None:
+    mask = _mask(60, 80, box)
+    tiles = TileCutter(_stripes(60, 80, 8), CONFIG).cut([mask])
+    x0, y0, x1, y1 = box
+    side = round(min(64.0, max(max(x1 - x0, y1 - y0) / 2, CONFIG.min_detail)))
+    possible = min(x1 - x0, side) * min(y1 - y0, side) / side**2
+    assert tiles.texture_masks.float().mean() == pytest.approx(possible, abs=0.08)
+
+
+def test_the_texture_tile_of_an_arch_is_not_its_empty_middle() -> None:
+    mask = _mask(300, 300, (50, 50, 250, 250)) & ~_mask(300, 300, (120, 120, 180, 250))
+    tiles = TileCutter(_stripes(300, 300, 8), CONFIG).cut([mask])
+    assert tiles.texture_masks.float().mean() > 0.95

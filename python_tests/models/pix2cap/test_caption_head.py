@@ -156,7 +156,7 @@ def test_scores_are_those_of_teacher_forcing() -> None:
     with torch.inference_mode():
         prompts = captioner.append_text(head.prompts(features, BEGIN), captions)
         found = score(head, prompts)
-        logits, tokens = captioner.taught(features, captions)
+        logits, tokens = taught_logits(head, features, captions, captioner.tokenizer)
     each = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].split([5, MAX_TOKENS - 1])
     torch.testing.assert_close(found, torch.stack([one.mean() for one in each]))
 

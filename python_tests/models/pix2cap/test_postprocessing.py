@@ -62,7 +62,7 @@ def test_against_a_naive_loop() -> None:
         class_logits = torch.randn(9, 5) * 4
         masks = torch.randn(9, 11, 8).cumsum(1) + torch.randn(9, 1, 1) * 2
         kept = keep_queries(class_logits, 0.5)
-        panoptic, merged = merge_segments(kept, masks[kept.queries], {0, 1}, 0.4)
+        panoptic, merged = merge_segments(kept, masks[kept.queries], (11, 8), {0, 1}, 0.4)
         expected, records = naive_merge(class_logits, masks, {0, 1}, 0.5, 0.4)
         assert panoptic.tolist() == expected
         assert [(one.query, one.class_index, one.id) for one in merged] == records
@@ -76,7 +76,7 @@ def test_nothing_kept_is_a_void_map() -> None:
     kept = keep_queries(class_logits)
     masks = resize_masks(torch.randn(5, 8, 8)[kept.queries], (32, 32), (20, 30), (40, 60))
     assert masks.shape == (0, 40, 60)
-    panoptic, merged = merge_segments(kept, masks, set(range(80)))
+    panoptic, merged = merge_segments(kept, masks, (40, 60), set(range(80)))
     assert panoptic.shape == (40, 60)
     assert panoptic.count_nonzero() == 0
     assert segments(panoptic, merged, COCO_PANOPTIC, {}) == []
@@ -110,7 +110,7 @@ def test_segments_know_category_score_and_caption() -> None:
     masks = torch.full((3, 4, 6), -9.0)
     masks[0, :2], masks[1, 2:] = 9.0, 9.0
     kept = keep_queries(class_logits)
-    panoptic, merged = merge_segments(kept, masks[kept.queries], set(range(80)))
+    panoptic, merged = merge_segments(kept, masks[kept.queries], (4, 6), set(range(80)))
     dog, grass = segments(panoptic, merged, COCO_PANOPTIC, {0: "A dog.", 1: "Some grass."})
     assert (dog.category.name, dog.caption, dog.id) == ("dog", "A dog.", 1)
     assert dog.box == (0, 0, 6, 2)

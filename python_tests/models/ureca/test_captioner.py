@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import torch
 from captioner_checks import NEW, check_batches, token_ids
 
 from fastregion.language import generate
+from fastregion.language.internlm2 import fuse_wqkv
+from fastregion.models import load
 from fastregion.models.request import RegionRequest
 from fastregion.models.shared_prompts import SharedPrompts
-from fastregion.models.ureca import UrecaCaptioner
+from fastregion.models.ureca import UrecaCaptioner, UrecaConfig
 from fastregion.models.ureca.prompts import ask_about, conversation_ids, expand
 from fastregion.regions import Region
 
@@ -153,7 +156,8 @@ def test_layout_of_a_prompt(
 def test_the_most_tiles_can_be_chosen(
     captioner: UrecaCaptioner, image: np.ndarray, regions: list[Region]
 ) -> None:
-    assert UrecaCaptioner(captioner.config, captioner.tokenizer).max_num == 12
+    published = UrecaConfig.from_dict(tiny_ureca.config_values())
+    assert UrecaCaptioner(published, captioner.tokenizer).max_num == 12
     more = tiny_ureca.captioner(max_num=12)
 
     def tiles(asked: UrecaCaptioner) -> int:
@@ -165,6 +169,21 @@ def test_the_most_tiles_can_be_chosen(
     assert tiles(more) == 1
     with pytest.raises(ValueError, match="max_num: must be at least 1, got 0"):
         more.max_num = 0
+
+
+def test_settings_of_ours_are_saved(tmp_path: Path) -> None:
+    captioner = tiny_ureca.captioner(max_num=3, multi_region=True)
+    captioner.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert isinstance(again, UrecaCaptioner)
+    assert again.config == captioner.config
+    assert (again.max_num, again.config.multi_region) == (3, True)
+    for wrong, said in (
+        ({"max_num": 0}, "max_num must be an integer of at least 1, got 0"),
+        ({"multi_region": 1}, "multi_region must be true or false, got 1"),
+    ):
+        with pytest.raises(ValueError, match=f"config.json: {said}"):
+            UrecaConfig.from_dict(tiny_ureca.config_values(**wrong))
 
 
 def test_questions(captioner: UrecaCaptioner, image: np.ndarray, regions: list[Region]) -> None:
@@ -375,3 +394,30 @@ def test_a_loss_never_hides_a_mismatch(
         model.pack([replace(prompt, image=range(4))], *tokens)
     with pytest.raises(ValueError, match=r"token ids must be 0 to \d+ \(vocab_size\), got 100000"):
         model.pack([replace(prompt, input_ids=[*prompt.input_ids, 100000])], *tokens)
+
+
+@pytest.mark.parametrize(
+    ("rank", "dropout", "message"),
+    [(0, 0.0, "rank: must be at least 1, got 0"), (2, 1.0, r"dropout: must be in \[0, 1\), got 1")],
+)
+def test_refused_lora(rank: int, dropout: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_ureca.captioner().add_lora(rank=rank, dropout=dropout)
+
+
+def test_lora_of_internlm2_is_that_of_its_fused_layer() -> None:
+    captioner = tiny_ureca.captioner(internlm2=True)
+    captioner.add_lora(rank=3)
+    attention = captioner.decoder.model.layers[1].self_attn
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    for layer in layers:
+        torch.nn.init.normal_(layer.lora_B["default"].weight)
+    assert captioner.layout.heads is not None
+    _, kv_heads = captioner.layout.heads
+    a = layers[0].lora_A["default"].weight
+    assert all(layer.lora_A["default"].weight is a for layer in layers)
+    b = fuse_wqkv(*(layer.lora_B["default"].weight for layer in layers), kv_heads)
+    fused = fuse_wqkv(*(layer.weight for layer in layers), kv_heads) + 2 * b @ a
+    captioner.merge_lora()
+    merged = (attention.q_proj, attention.k_proj, attention.v_proj)
+    torch.testing.assert_close(fuse_wqkv(*(layer.weight for layer in merged), kv_heads), fused)

@@ -23,6 +23,8 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         ({"mask": [0, 0, 9, 9], "caption": "A."}, "image: is missing, the row has mask, caption"),
         ({**GOOD, "image": 3}, "image: expected a path or a picture, got int 3"),
         ({**GOOD, "caption": 3}, "caption: expected text, got int 3"),
+        ({**GOOD, "image": "A" * 9999}, r"image: expected a path .*, got str 'AAA.*\.\.\.$"),
+        ({**GOOD, "mask": ""}, "mask: expected a path or a picture, got str ''"),
         ({**GOOD, "id": [1]}, "id: expected a number or text, got list"),
         ({**GOOD, "captions": ["A."]}, "captions: expected either caption or captions"),
         ({**GOOD, "conversations": tiny_rows.dialogue("A")}, "expected either these or captions"),
@@ -40,6 +42,8 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "missing file": [
         ({**GOOD, "image": "gone.png"}, "no such file"),
         ({**GOOD, "mask": "gone.png"}, "no such file"),
+        ({**GOOD, "image": "x" * 3000}, "File name too long|no such file"),
+        ({**GOOD, "mask": "x" * 3000}, "File name too long|no such file"),
     ],
     "unreadable picture": [
         ({**GOOD, "image": "torn.png"}, "is not a picture of a known format"),
@@ -177,6 +181,8 @@ def test_no_good_row_is_an_error(tmp_path: Path) -> None:
 def test_the_result_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [GOOD, {**GOOD, "caption": ""}]
     records, cache = written(tmp_path, rows), tmp_path / "checked.json"
+    with pytest.raises(NotADirectoryError, match="cache: no such folder"):
+        check_records(records, cache=tmp_path / "nowhere" / "checked.json")
     report = check_records(records, cache=cache, progress=False)
     assert [path.name for path in tmp_path.glob("*checked*")] == ["checked.json"]
     looked = []
@@ -184,7 +190,8 @@ def test_the_result_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         type(records), "__getitem__", lambda self, row: looked.append(row) or original(self, row)
     )
-    assert check_records(written(tmp_path, rows), cache=cache, progress=False) != report or looked
+    assert check_records(written(tmp_path, rows), cache=cache, progress=False) == report
+    assert looked == [0, 1]  # the file was written again
     looked.clear()
     again = open_sources([DataSource(format="jsonl", path="rows.jsonl")], tmp_path)
     assert check_records(again, cache=cache, progress=False) == report

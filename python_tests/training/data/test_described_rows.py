@@ -89,9 +89,10 @@ def test_json_list_and_columns(tmp_path: Path) -> None:
     (record,) = tiny_rows.opened(tmp_path, format="jsonl", path="rows.json", columns=columns)
     tiny_rows.check_record(record, 0)
     assert record.captions == (("A cup.",),)
-    (missing,) = (
-        tiny_rows.opened(tmp_path, format="dam", path="rows.json", columns={"mask": "here"}),
-    )
+    with pytest.raises(ValueError, match=r"split: .*rows\.json' has none, got 'val'"):
+        tiny_rows.opened(tmp_path, format="dam", path="rows.json", split="val")
+    columns = {"mask": "here"}
+    missing = tiny_rows.opened(tmp_path, format="dam", path="rows.json", columns=columns)
     with pytest.raises(BadRow, match="mask: the row has no column 'here', it has file, where"):
         missing[0]
 

@@ -10,6 +10,8 @@ import pytest
 import tiny_rows
 from PIL import Image
 
+from fastregion.training.data.hf_rows import HfRows
+
 
 def test_hf_dataset_with_a_mask_column(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
@@ -68,7 +70,11 @@ def test_lists_of_masks_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     data.save_to_disk(tmp_path / "saved")
     data.to_parquet(tmp_path / "rows.parquet")
     arrow = next((tmp_path / "saved").glob("*.arrow")).name
-    for path in ("saved", "rows.parquet", f"saved/{arrow}"):
+    assert isinstance(HfRows(tmp_path / "saved")[0]["image"]["bytes"], bytes)  # not decoded yet
+    for part in ("train", "validation"):
+        (tmp_path / "hub/data").mkdir(parents=True, exist_ok=True)
+        data.to_parquet(tmp_path / f"hub/data/{part}-00000-of-00001.parquet")
+    for path in ("saved", "rows.parquet", f"saved/{arrow}", "hub"):
         records = tiny_rows.opened(tmp_path, format="hf", path=path)
         assert len(records) == 2
         for seed, record in enumerate(records):
@@ -81,7 +87,7 @@ def test_names_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     rows = [{"image": "a.png", "mask": [0, 0, 9, 9], "caption": "A cup."}]
     asked = []
 
-    def load_dataset(name: str) -> Any:
+    def load_dataset(name: str) -> Any:  # of the Hub, which is not asked in tests
         asked.append(name)
         if name != "owner/rows":
             raise datasets.exceptions.DatasetNotFoundError("no such dataset")

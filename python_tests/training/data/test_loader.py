@@ -210,7 +210,7 @@ def test_number_of_batches() -> None:
     assert packed.batches_per_epoch() == ended
     for budget in (200, 4000, 40_000):
         many = loader(
-            Numbers(2000), tokens_per_batch=budget, num_tokens=lambda made: 1 + made[0] % 50
+            Numbers(800), tokens_per_batch=budget, num_tokens=lambda made: 1 + made[0] % 50
         )
         ended = next(k for k, item in enumerate(many, start=1) if item.ends_epoch)
         assert abs(many.batches_per_epoch() - ended) <= max(0.1 * ended, 1)

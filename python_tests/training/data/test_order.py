@@ -54,6 +54,7 @@ def test_repeats() -> None:
     assert seen[4:12].sum() == 80
     assert (seen[4:12] > 0).all()  # other ones each epoch
     assert set(rows[rows[:, 0] < 4][:, 1].tolist()) == {0, 1}
+    assert order(repeats=np.array([0.25])).per_epoch == 1
 
 
 def test_rows_of_similar_length_come_together() -> None:

@@ -54,10 +54,11 @@ def pix2cap(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pix2cap_rows(pix2cap: Path) -> None:
+def test_pix2cap_rows(pix2cap: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = {"format": "pix2cap", "path": "train.json", "images": "pictures"}
     records = tiny_rows.opened(pix2cap, **source)
     assert len(records) == 3  # one image has a description of two characters
+    assert caplog.messages == [f"{pix2cap / 'train.json'}: 1 of 4 images are left out"]
     first, third = records[0], records[1]
     assert np.array_equal(first.image(), tiny_rows.pixels())
     assert (first.id, third.id) == ("0", "2")

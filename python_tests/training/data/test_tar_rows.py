@@ -38,7 +38,7 @@ def test_webdataset_shards(tmp_path: Path) -> None:
             "x/c.pkl": b"never read",
         },
     )
-    about = {"caption": "A cup.", "mask": tiny_rows.rle(1), "id": "seven"}
+    about = {"caption": "A cup.", "mask": tiny_rows.rle(1), "id": "seven", "image": "before.jpg"}
     write_shard(
         tmp_path / "a.tar",
         {

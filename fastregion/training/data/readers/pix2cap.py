@@ -7,6 +7,7 @@ crowds are not learned; descriptions are used as they are.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -18,20 +19,18 @@ from fastregion.training.data.record import BadRow, Record
 
 __all__ = ["Pix2CapRecords"]
 
+_LOG = logging.getLogger(__name__)
 _SHORTEST = 3  # characters of a description
 _CLASSES = frozenset(category.id for category in COCO_PANOPTIC)
 
 
 class Pix2CapRecords:
-    """The images that may be learned, in the order of the file.
+    """The images that may be learned, in the order of the file; how many may not is logged.
 
     Args:
         annotations: the JSON file, at most 512 MiB.
         pictures: the folder of the pictures.
         png_folder: the folder of the PNGs; by default beside the file, with its name.
-
-    Attributes:
-        left_out: how many images are not learned, for a description that is too short.
 
     Raises:
         FileNotFoundError: no such file or folder.
@@ -49,8 +48,10 @@ class Pix2CapRecords:
             for image_id in self._files.image_ids
             if all(len(caption_of(info)) >= _SHORTEST for info in self._files.infos(image_id))
         ]
-        self.left_out = len(self._files.image_ids) - len(self._image_ids)
-        if not self._image_ids:
+        total, left = len(self._files.image_ids), len(self._image_ids)
+        if left < total:
+            _LOG.warning("%s: %d of %d images are left out", annotations, total - left, total)
+        if not left:
             raise ValueError(
                 f"data: {str(annotations)!r}: every image has a segment whose description is "
                 f"shorter than {_SHORTEST} characters"

@@ -1,0 +1,1 @@
+"""Benchmarks of region captioning; :mod:`.base` says what one is, :mod:`.registry` lists them."""

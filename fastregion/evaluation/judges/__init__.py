@@ -1,0 +1,1 @@
+"""What answers messages: an endpoint, a local model, a record."""

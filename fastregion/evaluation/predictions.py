@@ -1,0 +1,166 @@
+"""The first step of an evaluation: what a model says about every item, on disk as it is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastregion._version import __version__
+from fastregion.evaluation.benchmarks.base import Benchmark, Describer, Item, Prediction, Query
+from fastregion.evaluation.fingerprint import fingerprint
+from fastregion.evaluation.judges.chat import Unanswered
+from fastregion.evaluation.parallel import each
+from fastregion.evaluation.row_file import RowFile
+
+__all__ = ["Asked", "Predictions", "check_ids", "model_of", "predict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user wants otherwise than the benchmark has it.
+
+    Attributes:
+        prompt: in place of the benchmark's; None keeps it.
+        options: further arguments of ``describe`` or ``ask``, JSON-able.
+        seed: of drawing, where the benchmark draws (has a temperature).
+    """
+
+    prompt: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def apply(self, query: Query) -> Query:
+        """The benchmark's query as the user wants it."""
+        options = {**query.options, **self.options}
+        if options.get("temperature"):
+            options["seed"] = self.seed
+        prompt = query.prompt if self.prompt is None else self.prompt
+        return dataclasses.replace(query, prompt=prompt, options=options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What was said.
+
+    Attributes:
+        found: by item id.
+        missing: why there is none, by item id; another run may try again.
+    """
+
+    found: Mapping[str, Prediction]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def model_of(describer: Describer) -> dict[str, Any]:
+    """What tells a model from others: its name and a number for its weights."""
+    model = getattr(describer, "model", None)
+    known = {"model": describer.model_id}
+    return known if model is None else {**known, "weights": fingerprint(model)}
+
+
+def predict(
+    benchmark: Benchmark,
+    describer: Describer,
+    items: Sequence[Item],
+    data: Path,
+    *,
+    asked: Asked,
+    path: Path | None,
+    progress: bool,
+) -> Predictions:
+    """Ask a model about every item that the file does not hold yet.
+
+    Args:
+        benchmark: says what is asked.
+        describer: the model; up to ``describer.concurrency`` pictures at a time where it has that.
+        items: of the benchmark.
+        data: its folder.
+        asked: what is asked otherwise.
+        path: the JSONL file; None keeps the predictions in memory.
+        progress: whether a bar on standard error shows how far it is.
+
+    Raises:
+        FileNotFoundError, ValueError: a picture is missing, or the file holds something else; no
+            model has been asked then.
+    """
+    header = {
+        "kind": "predictions",
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "fastregion": __version__,
+        **model_of(describer),
+        **dataclasses.asdict(asked),
+    }
+    groups = list(_groups(benchmark, items, describer.model_type, asked))
+    if type(benchmark).picture is Benchmark.picture:  # all files are there, before any work
+        for group in groups:
+            benchmark.picture(group.items[0], data)
+    file = RowFile(path, header, key=lambda row: row["item"])
+    missing: dict[str, str] = {}
+
+    def work(group: _Group) -> None:
+        try:
+            picture = benchmark.picture(group.items[0], data)
+            answers = benchmark.predict(describer, picture, group.items, group.query)
+        except Unanswered as error:
+            missing.update({item.id: str(error) for item in group.items})
+            return
+        # A picture is written as a whole, also where a run was stopped between its rows: what is
+        # said of a region may depend on the others.
+        file.add(
+            *(
+                {
+                    "item": item.id,
+                    "text": answer.text,
+                    "model": describer.model_id,
+                    "prompt": group.query.prompt,
+                    "seed": asked.seed,
+                    "extra": dict(answer.extra),
+                }
+                for item, answer in zip(group.items, answers, strict=True)
+            )
+        )
+
+    waiting = [group for group in groups if any(item.id not in file.rows for item in group.items)]
+    title = "asking the model" if progress else None
+    for _ in each(work, waiting, getattr(describer, "concurrency", 1), title):
+        pass
+    found = {item.id: file.rows[item.id] for item in items if item.id in file.rows}
+    return Predictions(
+        found={name: Prediction(**row) for name, row in found.items()}, missing=missing
+    )
+
+
+def check_ids(items: Sequence[Item], name: str) -> None:
+    """Raise ValueError unless there are items and their ids differ."""
+    if not items:
+        raise ValueError(f"{name}: expected at least one item, got none")
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise ValueError(f"{name}: two items have the id {item.id!r}")
+        seen.add(item.id)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Items of one picture that are asked about in one way."""
+
+    items: Sequence[Item]
+    query: Query
+
+
+def _groups(
+    benchmark: Benchmark, items: Sequence[Item], model_type: str, asked: Asked
+) -> Iterator[_Group]:
+    def shared(item: Item) -> tuple[Any, ...]:
+        query = asked.apply(benchmark.query(item, model_type))
+        return item.image, item.frames, query.prompt, query.joint, sorted(query.options.items())
+
+    for _, group in itertools.groupby(items, shared):
+        found = tuple(group)
+        yield _Group(found, asked.apply(benchmark.query(found[0], model_type)))
