@@ -49,6 +49,7 @@ _OPENAI = "openai:"
 
 
 def evaluate(
+    context: typer.Context,
     benchmark: Annotated[
         str | None, typer.Argument(metavar="BENCHMARK", help="Its name; --list has all.")
     ] = None,
@@ -179,6 +180,8 @@ def evaluate(
                 if benchmark is None:
                     raise ValueError("BENCHMARK: expected a name; --list has all")
                 made = make_benchmark(benchmark, settings or [])
+                if not made.judged and _from_environment(context, "judge"):
+                    judge = None  # it is there for other benchmarks
                 name = record.stem if record is not None else model
                 folder = output or Path("runs") / f"{benchmark}-{_file_name(name)}"
                 if judge is not None and not (judge == "recorded" and record is not None):
@@ -303,6 +306,11 @@ def _endpoint(url: str, model: str | None, what: str, limits: dict[str, Any]) ->
         raise ValueError(f"{what}: an endpoint needs the name of its model, --judge-model")
     key = api_key(url, f"FASTREGION_{what.upper()}_KEY")
     return OpenAICompatible(Endpoint(base_url=url, model=model, api_key=key, **limits))
+
+
+def _from_environment(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "ENVIRONMENT"
 
 
 def _file_name(name: str) -> str:

@@ -129,10 +129,9 @@ def predict(
     title = "asking the model" if progress else None
     for _ in each(work, waiting, getattr(describer, "concurrency", 1), title):
         pass
-    found = {item.id: file.rows[item.id] for item in items if item.id in file.rows}
-    return Predictions(
-        found={name: Prediction(**row) for name, row in found.items()}, missing=missing
-    )
+    found = {item.id: Prediction(**file.rows[item.id]) for item in items if item.id in file.rows}
+    in_order = {item.id: missing[item.id] for item in items if item.id in missing}
+    return Predictions(found=found, missing=in_order)
 
 
 def check_ids(items: Sequence[Item], name: str) -> None:

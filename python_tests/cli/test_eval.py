@@ -18,7 +18,7 @@ from toy_benchmark import Toy, write_pictures
 
 from fastregion.cli import main
 
-SCENES = ("--set", "scenes=2", "--set", "first_seed=40")
+SCENES = ("--set", "scenes=2", "--set", "first_seed=166")  # small ones, of 3 regions and of 1
 
 
 class Result(NamedTuple):
@@ -71,6 +71,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_mini_on_scenes_killed_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
     killed = start("scenes", *SCENES, "--output", tmp_path / "run")
     said = tmp_path / "run" / "predictions.jsonl"
@@ -141,6 +142,17 @@ def test_a_general_model_and_a_judge_at_an_endpoint(
     assert len(server.log()[before:]) == len(entries)  # everything was on disk
     for file in Path("runs").rglob("*.*"):
         assert b"-key" not in file.read_bytes(), file
+
+
+def test_the_judge_of_the_environment_is_for_benchmarks_that_have_one(
+    run: Callable[..., Result], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTREGION_JUDGE", server.base_url)
+    monkeypatch.setenv("FASTREGION_JUDGE_MODEL", "good")
+    result = run("toy", *endpoint(server), "--data", "data", "--limit", 1, "--json")
+    assert json.loads(result.out)["header"]["judge"] == "good"
+    # scenes go on without it, up to the next thing that is wrong
+    assert "model: unknown name" in run("scenes", "--set", "scenes=1", "--model", "x").err
 
 
 def test_a_dead_judge_ends_with_code_1_and_a_report(

@@ -21,17 +21,24 @@ from fastregion.evaluation.predictions import Asked
 from fastregion.evaluation.run import PREDICTIONS, evaluate
 from fastregion.models import load
 from fastregion.regions import Region
-from fastregion.scenes import generate_scene
+from fastregion.scenes import Scene, generate_scene
 
 SCENES = 3
 
 generate_once = functools.cache(generate_scene)
-true_once = functools.cache(lambda seed: scene_truths(generate_once(seed)))
+_truths: dict[int, list[RegionTruth]] = {}  # by the identity of a scene that is kept
+
+
+def truths_once(scene: Scene) -> list[RegionTruth]:
+    if id(scene) not in _truths:
+        _truths[id(scene)] = scene_truths(scene)
+    return _truths[id(scene)]
 
 
 @pytest.fixture(autouse=True)
 def _scenes_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "generate_scene", generate_once)
+    monkeypatch.setattr(examples, "scene_truths", truths_once)
 
 
 def true_caption(truth: RegionTruth) -> str:
@@ -61,7 +68,7 @@ class KnowingCaptioner:
         self.scenes = {}
         for seed in seeds:
             scene = generate_once(seed)
-            self.scenes[scene.image.tobytes()] = (scene, true_once(seed))
+            self.scenes[scene.image.tobytes()] = (scene, truths_once(scene))
         self.described = 0
         self.stop_after = stop_after
 
