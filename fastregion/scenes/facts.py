@@ -66,6 +66,11 @@ class Facts:
     unique: str | None = None  # "the leftmost of three red circles", without the article
 
 
+def finest_period(height: int, width: int) -> float:
+    """Length in pixels of the finest repetition that counts as a pattern in an image."""
+    return max(8.0, max(height, width) / 80)
+
+
 def size_words(mask: Mask) -> tuple[str, ...]:
     """Size words that are fair for a mask ``[H, W]``, the right one first."""
     share = float(mask.mean())

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastregion.scenes import textures
-from fastregion.scenes.facts import Mask, crop_box
+from fastregion.scenes.facts import Mask, crop_box, finest_period
 from fastregion.scenes.outlines import SHAPES, Outline, sample_outline, with_hole
 from fastregion.scenes.scene import MIN_AREA, SIZE_RANGES, SIZE_WEIGHTS
 
@@ -87,7 +87,7 @@ def _paint_object(
         across = min(2.0 * float(np.sqrt(covered.sum() / np.pi)), *covered.shape)
         if outline.shape in ("elongated", "ring-shaped", "crescent"):
             across *= 0.5
-        low, high = max(8.0, max(height, width) / 80), across / 2.3
+        low, high = finest_period(height, width), across / 2.3
         if low >= high:
             pattern = "plain"
         else:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastregion.models.mini.config import MiniConfig
+from fastregion.scenes.facts import finest_period
 
 Rgb = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -121,9 +122,9 @@ def _texture_window(
     Its side is a number of the finest periods, or half of the longer side of a small region's box.
     """
     x0, y0, x1, y1 = box
-    finest = max(8.0, max(mask.shape) / 80)  # spec of patterns: 8 px and 1/80 of the long side
+    most = config.texture_periods * finest_period(*mask.shape)
     longer = max(x1 - x0, y1 - y0)
-    side = round(min(config.texture_periods * finest, max(longer / 2, config.min_detail)))
+    side = round(min(most, max(longer / 2, config.min_detail)))
     # Pixels of the region in every square that begins inside the box, from running sums.
     sums = np.pad(mask[y0:y1, x0:x1].astype(np.int32), ((1, side), (1, side)), mode="constant")
     sums = sums.cumsum(axis=0).cumsum(axis=1)
