@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ from fastregion.training.processes import Processes
 from fastregion.training.recipe import Optimizer, Recipe
 
 PROGRAM = Path(toy_training.__file__).with_name("toy_runs.py")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A fork has none of the threads its parent computed with; and bits depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +92,13 @@ def _fork_all(recipe: Recipe, folder: Path, task: dict[str, Any]) -> list[int]:
 
 
 def _join(children: list[int]) -> list[int]:
-    """Their exit codes; negative for a signal."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    """Their exit codes; negative for a signal, that of a process that never ends too."""
+    alarm = threading.Timer(300, lambda: [os.kill(child, signal.SIGKILL) for child in children])
+    alarm.start()
+    try:
+        return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    finally:
+        alarm.cancel()
 
 
 def _wait_for_step(folder: Path, step: int) -> None:
