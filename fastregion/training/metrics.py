@@ -64,9 +64,9 @@ class Metrics:
         )
         # The bar shows the share that is done: a run by the clock has no last step.
         self._of = "" if num_steps is None else f"/{num_steps}"
-        done = step / num_steps if num_steps else 0.0
+        done = round(1000 * step / num_steps) if num_steps else 0
         self._shown = self._bar.add_task(
-            "", total=1.0, completed=done, step=f"{step}{self._of}", told=""
+            "", total=1000, completed=done, step=f"{step}{self._of}", told=""
         )
 
     def __enter__(self) -> Self:
@@ -98,7 +98,7 @@ class Metrics:
                     self._board.add_scalar(name, value, row["step"])
         told = f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s"
         step = f"{row['step']}{self._of}"
-        self._bar.update(self._shown, completed=progress, step=step, told=told)
+        self._bar.update(self._shown, completed=1000 * progress, step=step, told=told)
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
