@@ -28,6 +28,8 @@ _HELP = """Describe regions of images in words.
   fastregion describe street.jpg --mask car.png --mask tree.png --plot out.png
   fastregion ask street.jpg "What color is it?" --point 120,80
   fastregion segment street.jpg --plot out.png
+  fastregion train mini minutes=10 --output runs/mini
+  fastregion eval scenes --model runs/mini/model
   fastregion info
 
 Boxes are x0,y0,x1,y1 in pixels, x1 and y1 excluded; points are x,y.

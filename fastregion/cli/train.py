@@ -75,12 +75,13 @@ def train(
         folder = output or Path("runs", Path(recipe).stem)
         with bad_input():
             from fastregion.training.loop import train as run
-
+        with bad_input("output"):
             folder.mkdir(parents=True, exist_ok=True)
         try:
             finished = run(parsed, folder)
         except (
             FileNotFoundError,
+            PermissionError,
             ImportError,
         ) as error:  # data, weights or libraries of the recipe
             raise ValueError(str(error)) from error

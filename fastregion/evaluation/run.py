@@ -70,9 +70,8 @@ def evaluate(
     _check(benchmark, describer, data, output, resume, limit, chat, repeats, record)
     folder, asked = data or Path(), asked or Asked()
     wording = read_template(benchmark.template, template)
-    items = list(benchmark.items(folder))
+    items = list(benchmark.first_items(folder, limit))
     check_ids(items, benchmark.name)
-    items = items[:limit]
     judged = Judged()
     if record is None:
         assert describer is not None, "checked above"

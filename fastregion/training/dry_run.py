@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fastregion.training.batches import Batches
-from fastregion.training.loading import checked_rows, loading_of, row_batches, system_batches
+from fastregion.training.loading import (
+    checked_rows,
+    loading_of,
+    require_rows,
+    row_batches,
+    system_batches,
+)
 from fastregion.training.recipe import Recipe
 from fastregion.training.systems import build_task
 from fastregion.training.task import Task
@@ -56,7 +62,9 @@ def dry_run(recipe: Recipe, *, task: Task | None = None) -> DryRun:
     Raises:
         ValueError, FileNotFoundError, ImportError: as for :func:`fastregion.training.train`.
     """
-    task = task or build_task(recipe)
+    if task is None:
+        require_rows(recipe)
+        task = build_task(recipe)
     named = task.parameters()
     trained = {name: p for name, p in named.items() if p.requires_grad}
     rows, texts, batch, tokens = _first_batch(task, recipe)

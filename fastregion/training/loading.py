@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,37 @@ from fastregion.training.batches import Batches, Loading
 from fastregion.training.data import BatchLoader, CheckReport, Records, check_records, open_sources
 from fastregion.training.processes import Processes
 from fastregion.training.recipe import Recipe
+from fastregion.training.systems import MAKES_ITS_OWN_ROWS
 from fastregion.training.task import Task
 
-__all__ = ["checked_rows", "loading_of", "open_batches", "row_batches", "system_batches"]
+__all__ = [
+    "checked_rows",
+    "loading_of",
+    "open_batches",
+    "require_rows",
+    "row_batches",
+    "system_batches",
+]
 
 _ROWS = "rows.json"  # what was found out about the rows, so that a resumed run need not look again
+
+_NO_SOURCE = (
+    "data: expected at least one source of rows, got none; "
+    "give one such as data.0.format=jsonl data.0.path=train.jsonl"
+)
+
+
+def require_rows(recipe: Recipe) -> None:
+    """Raise for rows that are not there, before weights are fetched and loaded for them.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as for :func:`checked_rows`.
+    """
+    if recipe.data:
+        if not len(open_sources(recipe.data)):
+            raise ValueError("data: has no rows")
+    elif recipe.system not in MAKES_ITS_OWN_ROWS:
+        raise ValueError(_NO_SOURCE)
 
 
 def open_batches(task: Task, recipe: Recipe, processes: Processes, folder: Path) -> Batches:
@@ -39,6 +66,8 @@ def open_batches(task: Task, recipe: Recipe, processes: Processes, folder: Path)
             records, report = checked_rows(recipe, folder / _ROWS, progress=turn)
         processes.wait()
     report.require(recipe.max_bad_share)
+    if report.bad and processes.is_first:
+        warnings.warn(f"data: left out: {report.summary()}", stacklevel=2)
     return row_batches(report.usable(records), task, loading, task.collate)
 
 
@@ -83,10 +112,7 @@ def checked_rows(
         ValueError: no source.
     """
     if not recipe.data:
-        raise ValueError(
-            "data: expected at least one source of rows, got none; "
-            "give one such as data.0.format=jsonl data.0.path=train.jsonl"
-        )
+        raise ValueError(_NO_SOURCE)
     records = open_sources(recipe.data)
     report = check_records(records, workers=recipe.workers, cache=cache, progress=progress)
     return records, report

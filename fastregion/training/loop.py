@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fastregion.training.batches import Item
-from fastregion.training.loading import open_batches
+from fastregion.training.loading import open_batches, require_rows
 from fastregion.training.loss_curve import draw_loss_curve
 from fastregion.training.metrics import METRICS, Metrics, read_metrics
 from fastregion.training.processes import Processes
@@ -60,6 +60,8 @@ def train(recipe: Recipe, output: str | Path, *, task: Task | None = None) -> bo
         FloatingPointError: the loss or the gradient is not finite; the last checkpoint stays.
     """
     require_libraries(tensorboard=recipe.tensorboard)
+    if task is None:
+        require_rows(recipe)
     folder = RunFolder(Path(output))
     processes = Processes(fsdp=recipe.fsdp)
     try:

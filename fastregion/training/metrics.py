@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
@@ -55,8 +54,7 @@ class Metrics:
 
                 self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
+            TextColumn("step {task.fields[step]}"),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[told]}"),
@@ -64,10 +62,11 @@ class Metrics:
             console=Console(stderr=True),
             disable=not enabled,
         )
-        # A run by the clock has no last step: its bar shows thousandths of the time instead.
-        self._by_steps = num_steps is not None
+        # The bar shows the share that is done: a run by the clock has no last step.
+        self._of = "" if num_steps is None else f"/{num_steps}"
+        done = round(1000 * step / num_steps) if num_steps else 0
         self._shown = self._bar.add_task(
-            "", total=num_steps if self._by_steps else 1000, completed=step, told=""
+            "", total=1000, completed=done, step=f"{step}{self._of}", told=""
         )
 
     def __enter__(self) -> Self:
@@ -98,8 +97,8 @@ class Metrics:
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, row["step"])
         told = f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s"
-        done = row["step"] if self._by_steps else 1000 * progress
-        self._bar.update(self._shown, completed=done, told=told)
+        step = f"{row['step']}{self._of}"
+        self._bar.update(self._shown, completed=1000 * progress, step=step, told=told)
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastregion.training.checkpoints import read_json, write_json
+from fastregion.training.metrics import METRICS
 from fastregion.training.recipe import Recipe
 from fastregion.training.settings import to_mapping
 
@@ -24,6 +25,7 @@ _FREE = {
     "tensorboard",
     "fsdp",
     "gradient_checkpointing",
+    "max_bad_share",
 }
 
 
@@ -45,14 +47,14 @@ class RunFolder:
         self._recipe = path / "recipe.json"
 
     def claim(self, recipe: Recipe) -> None:
-        """Make the folder this recipe's.
+        """Make the folder this recipe's, if no step of another one was made in it.
 
         Raises:
             ValueError: it is another recipe's; the message names the keys that differ.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         values = to_mapping(recipe)
-        if self._recipe.exists():
+        if self._recipe.exists() and self._is_begun():
             before = _flat(read_json(self._recipe))
             now = _flat(values)
             keys = sorted(before.keys() | now.keys())
@@ -64,7 +66,7 @@ class RunFolder:
             if different:
                 raise ValueError(
                     f"output: {str(self.path)!r} holds a run of another recipe; they differ in "
-                    + ", ".join(different)
+                    f"{', '.join(different)}; give another folder, or remove this one"
                 )
         part = self._recipe.with_suffix(".part")
         write_json(part, values)
@@ -73,6 +75,12 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the trained captioner is there."""
         return self.model.is_dir()
+
+    def _is_begun(self) -> bool:
+        """Whether there is anything to lose: a start that failed has left a recipe alone."""
+        metrics = self.path / METRICS
+        has_rows = metrics.exists() and metrics.stat().st_size > 0
+        return has_rows or self.checkpoints.exists() or self.is_finished()
 
     def put_model(self, part: Path) -> None:
         """Give a whole captioner's folder its name."""
@@ -91,7 +99,9 @@ def require_libraries(*, tensorboard: bool) -> None:
 
 
 def _flat(values: Any, where: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys; lists are values."""
+    """Nested mappings as one, by dotted keys, and lists of mappings; other lists are values."""
+    if isinstance(values, list) and values and all(isinstance(one, Mapping) for one in values):
+        values = dict(enumerate(values))
     if not isinstance(values, Mapping):
         return {where: values}
     flat: dict[str, Any] = {}

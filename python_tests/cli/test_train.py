@@ -98,7 +98,10 @@ def test_dry_run_tells_and_trains_nothing(run: Run, tmp_path: Path) -> None:
         (["toy.yaml", "steps"], "'steps': expected key=value, such as steps=100"),
         (["toy.yaml", "freeze=[nothing.*]"], "freeze: 'nothing.*' fits no parameter; names are"),
         (["toy.yaml", "freeze=['*']"], "train, freeze: nothing is left to train"),
-        (["toy.yaml", "data.0.format=jsonl", "data.0.path=x"], "data: mini makes its own rows"),
+        (
+            ["toy.yaml", "data.0.format=jsonl", "data.0.path=toy.yaml"],
+            "data: mini makes its own rows",
+        ),
     ],
 )
 def test_refused(run: Run, arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -107,6 +110,12 @@ def test_refused(run: Run, arguments: list[str], message: str, tmp_path: Path) -
     assert err.count("\n") == 1
     assert message in err
     assert not (tmp_path / "runs" / "toy" / "checkpoints").exists()
+
+
+def test_an_output_that_cannot_be_made(run: Run) -> None:
+    code, _, err = run("toy.yaml", "--output", "toy.yaml")
+    assert code == 2
+    assert "error: output: [Errno 17] File exists: 'toy.yaml'" in err
 
 
 def test_a_library_that_is_missing_is_named_before_any_work(

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from fastregion.evaluation import examples
+from fastregion.evaluation.benchmarks.base import Benchmark
+from fastregion.evaluation.benchmarks.scene_questions import SceneQuestions
 from fastregion.evaluation.benchmarks.scenes import Scenes
 from fastregion.evaluation.ground_truth import RegionTruth, scene_truths
 from fastregion.evaluation.predictions import Asked
@@ -120,6 +122,20 @@ def values(result: Any, group: str = "scenes") -> dict[str, tuple[float, int]]:
         name.removeprefix(f"{group}: "): (entry.value, entry.count)
         for name, entry in result.table.items()
     }
+
+
+@pytest.mark.parametrize("offline", [Scenes(scenes=2), SceneQuestions(scenes=2)])
+def test_scenes_behind_the_limit_are_not_rendered(
+    offline: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_alone(seed: int, *_: Any, **__: Any) -> Scene:
+        assert seed == 0
+        return generate_once(0)
+
+    monkeypatch.setattr(examples, "generate_scene", first_alone)
+    assert len(offline.first_items(Path(), 2)) == 2
+    with pytest.raises(AssertionError):
+        offline.items(Path())
 
 
 def num_regions(seed: int) -> int:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from toy_training import toy_recipe, toy_task
 
@@ -32,6 +33,17 @@ def test_rows_behind_the_step_of_a_resumed_run_go(tmp_path: Path) -> None:
     _write(tmp_path, 2, [_row(3, loss=7.0)])
     rows = read_metrics(tmp_path / METRICS)
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 1.0), (3, 7.0)]
+
+
+@pytest.mark.parametrize(("num_steps", "shown"), [(9, "step 3/9 "), (None, "step 3 ")])
+def test_the_bar_counts_steps(
+    num_steps: int | None, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Metrics(tmp_path, step=2, num_steps=num_steps, tensorboard=False, enabled=True) as metrics:
+        metrics.add(_row(3), 0.25)
+    told = capsys.readouterr().err
+    assert shown in told
+    assert " 25%" in told
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:

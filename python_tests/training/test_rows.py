@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def test_rows_are_trained_on_and_bad_ones_left_out(tmp_path: Path, source: DataS
     recipe = toy_recipe(
         steps=None, epochs=1, batch_size=3, data=(source,), max_bad_share=0.2, workers=1
     )
-    assert train(recipe, tmp_path / "run", task=_task())
+    with pytest.warns(UserWarning, match=r"left out: 10 rows, 1 of them bad .*\n.*gone\.png"):
+        assert train(recipe, tmp_path / "run", task=_task())
     assert len(losses(tmp_path / "run")) == 3  # nine rows
     assert (tmp_path / "run" / "rows.json").is_file()
 
@@ -64,6 +66,31 @@ def test_too_many_bad_rows_end_it_before_it_begins(tmp_path: Path, source: DataS
     with pytest.raises(ValueError, match=r"(?s)missing file.*gone\.png"):
         train(recipe, tmp_path / "run", task=_task())
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_start_that_failed_leaves_the_folder_to_the_next(tmp_path: Path) -> None:
+    def start(path: str) -> None:
+        recipe = toy_recipe(data=(DataSource(format="jsonl", path=path),))
+        train(recipe, tmp_path / "run", task=_task())
+
+    for path in ("gone.jsonl", "also_gone.jsonl"):
+        with pytest.raises(FileNotFoundError, match=f"'{path}'"):
+            start(path)
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
+    differs = r"in data\.0\.path \(there 'also_gone\.jsonl', now 'gone\.jsonl'\); give another"
+    with pytest.raises(ValueError, match=differs):
+        start("gone.jsonl")
+
+
+@pytest.mark.parametrize("look", [dry_run, lambda recipe: train(recipe, "nowhere")])
+def test_rows_are_missed_before_weights(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastregion.training.systems.gar.build_task", None)  # a call would raise
+    recipe = toy_recipe(system="gar", start_from="gone")
+    with pytest.raises(ValueError, match="data: expected at least one source of rows, got none"):
+        look(recipe)
+    recipe = replace(recipe, data=(DataSource(format="jsonl", path="gone.jsonl"),))
+    with pytest.raises(FileNotFoundError, match=r"data: no such file: 'gone\.jsonl'"):
+        look(recipe)
 
 
 def test_no_rows_at_all(tmp_path: Path) -> None:

@@ -197,6 +197,10 @@ class Benchmark(ABC):
             FileNotFoundError, ValueError: the message names file, row and field.
         """
 
+    def first_items(self, data: Path, limit: int | None) -> Sequence[Item]:
+        """The first of them, all for None; without making the others where that takes long."""
+        return self.items(data)[:limit]
+
     @abstractmethod
     def query(self, item: Item, model_type: str) -> Query:
         """What a captioner of a type (``"gar"``, ``"dam"``, ...) is asked."""

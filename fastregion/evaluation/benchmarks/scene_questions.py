@@ -11,6 +11,7 @@ masks, and the judging by words on answers written by hand.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +76,17 @@ class SceneQuestions(Benchmark):
 
     def items(self, data: Path) -> Sequence[Item]:
         """One a question, in the group of its kind."""
+        return self.first_items(data, None)
+
+    def first_items(self, data: Path, limit: int | None) -> Sequence[Item]:
+        """Scenes behind the limit are not rendered."""
         seeds = range(self.first_seed, self.first_seed + self.scenes)
-        return [
+        made = (
             item
             for seed, task in zip(seeds, self._tasks.values(), strict=True)
             for item in _items(task, seed)
-        ]
+        )
+        return list(itertools.islice(made, limit))
 
     def query(self, item: Item, model_type: str) -> Query:
         """The question, about all its regions at once."""

@@ -11,6 +11,7 @@ the arithmetic are tested on captions written by hand and by the generator of th
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -87,7 +88,12 @@ class Scenes(Benchmark):
 
     def items(self, data: Path) -> Sequence[Item]:
         """One a region, with the truths of its picture."""
-        return [item for task in self._tasks.values() for item in _items(task)]
+        return self.first_items(data, None)
+
+    def first_items(self, data: Path, limit: int | None) -> Sequence[Item]:
+        """Scenes behind the limit are not rendered."""
+        made = (item for task in self._tasks.values() for item in _items(task))
+        return list(itertools.islice(made, limit))
 
     def query(self, item: Item, model_type: str) -> Query:
         """The captioner's own description."""

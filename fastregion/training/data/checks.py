@@ -84,7 +84,8 @@ class CheckReport:
             raise ValueError(f"max_bad_share: must lie in 0..1, got {max_bad_share}")
         if len(self.bad) > max_bad_share * self.num_rows or len(self.bad) == self.num_rows:
             raise ValueError(
-                f"data: too many bad rows, at most {max_bad_share:.1%} may be: {self.summary()}"
+                f"data: too many bad rows, at most {max_bad_share:.1%} may be: {self.summary()}; "
+                "mend them, or raise max_bad_share"
             )
 
     def usable(self, records: Records) -> Records:

@@ -19,8 +19,9 @@ from fastregion.training.task import Task
 if TYPE_CHECKING:
     from fastregion.training.recipe import Recipe
 
-__all__ = ["SYSTEMS", "build_task"]
+__all__ = ["MAKES_ITS_OWN_ROWS", "SYSTEMS", "build_task"]
 
+MAKES_ITS_OWN_ROWS = ("mini",)
 SYSTEMS = ("gar", "dam", "ureca", "pix2cap", "mini")
 
 
