@@ -15,9 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from fastregion.evaluation.metrics.bleu import bleu
-from fastregion.evaluation.metrics.cider import cider
+from fastregion.evaluation.metrics.bleu import bleu_of_counts
+from fastregion.evaluation.metrics.cider import cider_of_counts
 from fastregion.evaluation.metrics.meteor import meteor_nltk
+from fastregion.evaluation.metrics.ngrams import count_ngrams
 from fastregion.evaluation.metrics.ptb_tokenizer import tokenize
 from fastregion.evaluation.metrics.rouge import rouge_l
 from fastregion.models.coco_panoptic import PanopticFiles
@@ -207,9 +208,10 @@ def _caption_scores(matched: Sequence[Match], share: float) -> dict[str, float]:
         return {"bleu_4": 0.0, "cider": 0.0, "rouge_l": 0.0}
     candidates = tokenize([match.predicted.caption for match in matched])
     references = [[text] for text in tokenize([match.annotated.caption for match in matched])]
+    counts = count_ngrams(candidates, references)
     return {
-        "bleu_4": bleu(candidates, references)[3].corpus * share,
-        "cider": cider(candidates, references).corpus * share,
+        "bleu_4": bleu_of_counts(counts)[3].corpus * share,
+        "cider": cider_of_counts(counts).corpus * share,
         "rouge_l": rouge_l(candidates, references).corpus * share,
     }
 
