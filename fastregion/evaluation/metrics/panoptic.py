@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -92,10 +92,15 @@ class CaptionMap:
 
 @dataclass(frozen=True)
 class _Overlaps:
-    """One image: segments by id, and pixels that an annotated and a predicted id share."""
+    """One image: segments by id, and pixels that an annotated and a predicted id share.
+
+    As published, the areas of annotated segments are those that the file states; those of predicted
+    ones are counted.
+    """
 
     image_id: int | str
     annotated: Mapping[int, Segment]
+    areas: Mapping[int, float]  # of annotated segments
     predicted: Mapping[int, Segment]
     pixels: Mapping[tuple[int, int], int]  # in increasing order of ids; 0 is void
 
@@ -108,7 +113,7 @@ class _Overlaps:
             if annotated.category.id != predicted.category.id:
                 continue
             void = self.pixels.get((0, other), 0)
-            union = annotated.area + predicted.area - pixels - void
+            union = self.areas[one] + predicted.area - pixels - void
             yield Match(
                 image_id=self.image_id,
                 annotated=annotated,
@@ -130,12 +135,23 @@ def _overlaps(annotations: PanopticFiles, predictions: PanopticFiles) -> Iterato
         yield _Overlaps(
             image.image_id,
             {_id(segment): segment for segment in image.segments},
+            {info["id"]: _area(info, image.image_id) for info in annotations.infos(image.image_id)},
             {_id(segment): segment for segment in predicted.segments},
             {
                 (code >> 24, code & 0xFFFFFF): count
                 for code, count in zip(codes.tolist(), counts.tolist(), strict=True)
             },
         )
+
+
+def _area(info: Mapping[str, Any], image_id: int | str) -> float:
+    area = info.get("area")
+    if isinstance(area, bool) or not isinstance(area, int | float) or not area > 0:
+        raise ValueError(
+            f"annotations: area of segment {info['id']} of image {image_id!r} must be a number "
+            f"above 0, got {area!r}"
+        )
+    return area
 
 
 def _id(segment: Segment) -> int:
