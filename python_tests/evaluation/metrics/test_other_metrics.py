@@ -55,6 +55,8 @@ def test_bertscore(encoder: TextEncoder) -> None:
     assert rescaled["f1"].corpus == pytest.approx(2 * plain["f1"].corpus - 1)
     with pytest.raises(ValueError, match="layer: expected 0 to 2, got 3"):
         BertScore(encoder=encoder, layer=3)(["a"], [["a"]])
+    with pytest.raises(ValueError, match="references: item 0 must be a list"):
+        BertScore(encoder=encoder, layer=1)(["a"], ["a"])
 
 
 def test_rare_tokens_weigh_more() -> None:
