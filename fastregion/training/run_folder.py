@@ -45,14 +45,14 @@ class RunFolder:
         self._recipe = path / "recipe.json"
 
     def claim(self, recipe: Recipe) -> None:
-        """Make the folder this recipe's.
+        """Make the folder this recipe's; a run that has saved nothing yet gives way to it.
 
         Raises:
             ValueError: it is another recipe's; the message names the keys that differ.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         values = to_mapping(recipe)
-        if self._recipe.exists():
+        if self._recipe.exists() and (self.checkpoints.exists() or self.model.exists()):
             before = _flat(read_json(self._recipe))
             now = _flat(values)
             keys = sorted(before.keys() | now.keys())

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fastregion.training.patterns import fits, require_fit
+from fastregion.models.patterns import fits, require_fit
 from fastregion.training.settings import from_mapping
 from fastregion.training.task import Task
 
 if TYPE_CHECKING:
     from fastregion.training.recipe import Recipe
 
-__all__ = ["SYSTEMS", "build_task"]
+__all__ = ["MAKES_ROWS", "SYSTEMS", "build_task"]
 
 SYSTEMS = ("gar", "dam", "ureca", "pix2cap", "mini")
+MAKES_ROWS = ("mini",)  # where a recipe names none
 
 
 def build_task(recipe: Recipe) -> Task:
