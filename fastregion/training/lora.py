@@ -30,7 +30,7 @@ from fastregion.json_files import read_json_object
 from fastregion.language.lora import fold
 from fastregion.models.base import Captioner
 from fastregion.models.checkpoint import files_at_once
-from fastregion.training.patterns import fits, require_fit
+from fastregion.models.patterns import fits, require_fit
 
 __all__ = ["add_lora", "has_lora", "load_adapter", "merge_lora", "merged_lora", "save_adapter"]
 
