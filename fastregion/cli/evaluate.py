@@ -178,7 +178,7 @@ def evaluate(
         try:
             with bad_input():
                 from fastregion.evaluation.predictions import Asked
-                from fastregion.evaluation.run import ANSWERS, check_data, evaluate
+                from fastregion.evaluation.run import ANSWERS, check_fit, evaluate
                 from fastregion.evaluation.settings import make_benchmark
 
                 if benchmark is None:
@@ -193,7 +193,7 @@ def evaluate(
                 chat = chats[0] if chats else None
                 describer = None
                 if record is None:
-                    check_data(made, data)
+                    check_fit(made, data, chat)
                     describer = _describer(model, model_url, present, limits, chats)
                 result = evaluate(
                     made,

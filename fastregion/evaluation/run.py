@@ -26,7 +26,7 @@ from fastregion.evaluation.result import SCORES, Prices, Result, make_result
 from fastregion.evaluation.settings import settings_of
 from fastregion.evaluation.templates import read_template
 
-__all__ = ["ANSWERS", "PREDICTIONS", "check_data", "evaluate"]
+__all__ = ["ANSWERS", "PREDICTIONS", "check_fit", "evaluate"]
 
 PREDICTIONS, ANSWERS = "predictions.jsonl", "answers.jsonl"
 
@@ -141,12 +141,18 @@ def evaluate(
     return result
 
 
-def check_data(benchmark: Benchmark, data: Path | None) -> None:
-    """Raise ValueError or FileNotFoundError where the folder is missing; before a model is read."""
+def check_fit(benchmark: Benchmark, data: Path | None, chat: Chat | None) -> None:
+    """What can be said before a model is read, which takes minutes: data and judge fit.
+
+    Raises:
+        FileNotFoundError, ValueError: they do not.
+    """
     if benchmark.needs_data and data is None:
         raise ValueError(f"data: {benchmark.name} needs the folder of its published files")
     if data is not None and not data.is_dir():
         raise FileNotFoundError(f"data: {str(data)!r} is no folder")
+    if chat is not None and not benchmark.judged:
+        raise ValueError(f"judge: {benchmark.name} has no judge")
 
 
 def _check(
@@ -161,7 +167,7 @@ def _check(
     record: Path | None,
 ) -> None:
     """Everything that can be wrong before any work."""
-    check_data(benchmark, data)
+    check_fit(benchmark, data, chat)
     if record is None and describer is None:
         raise ValueError("model: expected a model, or a record of what one said")
     if record is not None and not record.exists():
@@ -170,8 +176,6 @@ def _check(
         raise ValueError(f"limit: must be at least 1, got {limit}")
     if repeats < 1:
         raise ValueError(f"repeats: must be at least 1, got {repeats}")
-    if chat is not None and not benchmark.judged:
-        raise ValueError(f"judge: {benchmark.name} has no judge")
     if repeats > 1 and chat is None:
         raise ValueError(f"repeats: needs a judge that is asked, got {repeats}")
     if output is not None and not resume:

@@ -214,7 +214,7 @@ def test_comparing_two_runs(run: Callable[..., Result], server: Server) -> None:
         (["scenes", "--set", "scenes=0"], "scenes: expected at least one scene"),
         (["scenes", "--model", "nonsense"], "model: unknown name 'nonsense'"),
         (["scenes", "--judge", "http://h/v1", "--judge-model", "m"], "judge: scenes has no judge"),
-        (["toy", "--model", "openai:m"], "model: 'openai:m' needs --model-url"),
+        (["toy", "--data", "data", "--model", "openai:m"], "model: 'openai:m' needs --model-url"),
         (["toy"], "data: toy needs the folder"),
         (["toy", "--data", "data", "--judge", "nonsense"], "judge: expected the URL"),
         (["toy", "--data", "data", "--judge", "http://h/v1"], "needs the name of its model"),
