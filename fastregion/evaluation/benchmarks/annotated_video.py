@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastregion.evaluation.benchmarks.rows import Row
+from fastregion.evaluation.benchmarks.rows import Row, check_in_folder
 from fastregion.images import ImageSource
 from fastregion.videos import VideoFile, is_video_path
 
@@ -53,9 +53,10 @@ def video_frames(data: Path, name: str, numbers: Sequence[int]) -> list[ImageSou
 
     Raises:
         FileNotFoundError: there is no such video.
-        ValueError: it has fewer frames.
+        ValueError: it has fewer frames, or does not lie in the folder.
         ModuleNotFoundError: a video file, and nothing installed that reads it.
     """
+    check_in_folder(name, "a video")
     places = [data / name, data / "videos" / name]
     place = next((place for place in places if place.exists()), None)
     if place is None:

@@ -40,7 +40,13 @@ from fastregion.evaluation.benchmarks.pair_scores import (
     parse_pair,
     relative_score,
 )
-from fastregion.evaluation.benchmarks.rows import Row, find_file, picture_name, read_rows
+from fastregion.evaluation.benchmarks.rows import (
+    Row,
+    check_in_folder,
+    find_file,
+    picture_name,
+    read_rows,
+)
 from fastregion.evaluation.benchmarks.wording import Wording
 from fastregion.evaluation.data_urls import data_url
 from fastregion.images import load_image
@@ -113,6 +119,7 @@ class MdvpBench(Benchmark):
         parts = Wording(wording, _PARTS)
         calls = []
         for domain, asked in item.row["asked"].items():
+            check_in_folder(asked["image"], f"item {item.id!r}")
             picture = numbered_boxes(load_image(data / asked["image"]), asked["boxes"])
             text = parts.fill(
                 "message",
