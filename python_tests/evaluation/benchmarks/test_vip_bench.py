@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from benchmark_data import changed, judge_template, write_json, write_lines, wri
 
 from fastregion.evaluation.benchmarks.base import Prediction
 from fastregion.evaluation.benchmarks.vip_bench import VipBench, read_grade
+from fastregion.evaluation.judging import judge
 
 META = {
     "v1_0": {"question": "<obj>?", "answer": "red<OR>blue", "capability": ["rec", "ocr"]},
@@ -64,6 +66,28 @@ def test_further_attempts_are_warmer_and_have_a_hint(data: Path) -> None:
         row = "<obj>? | red <OR> blue | Red. |\nNumber from 0.0 to 1.0:"
         assert again.messages[0]["content"].endswith(row)
         assert again.options["max_tokens"] == 3
+
+
+class Mumbler:
+    """A judge who can only be read when it is asked warmly."""
+
+    name, concurrency = "judge", 1
+
+    def ask(self, messages: Any, options: Any) -> Any:
+        text = "0.5" if options["temperature"] >= 1.0 else "well"
+        return SimpleNamespace(text=text, usage={})
+
+
+def test_a_judge_is_asked_the_further_attempts(data: Path) -> None:
+    items = VipBench().items(data)[:1]
+    said = {"v1_0": Prediction(item="v1_0", text="Red.")}
+    wording = judge_template("vip_bench.txt")
+    mumbler: Any = Mumbler()
+    judged = judge(
+        VipBench(), mumbler, items, said, wording, data, repeats=1, path=None, progress=False
+    )
+    assert judged.answers == [{("v1_0", "grade"): "0.5"}]
+    assert judged.usage["requests"] == 3
 
 
 @pytest.mark.parametrize(
