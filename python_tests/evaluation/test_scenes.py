@@ -1,7 +1,6 @@
 """A whole evaluation with a captioner that knows the truth, and one that stops half way."""
 
 from __future__ import itertools
-import annotations
 
 import functools
 import json

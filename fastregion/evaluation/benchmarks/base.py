@@ -80,7 +80,7 @@ class Describer(Protocol):
 
     @property
     def model_type(self) -> str:
-        """Which kind of model it is, such as ``"gar"``; ``"chat"`` for a general one.
+        """Which kind of model it is, such as ``"GAR"``; ``"chat"`` for a general one.
 
         A general one answers about every region in a request of its own.
         """
@@ -143,6 +143,8 @@ class JudgeCall:
         messages: as in the OpenAI chat-completions API; pictures as data URLs.
         options: of the request, such as ``temperature`` and ``max_tokens``.
         attempts: how often a judge is asked until its answer can be read.
+        retries: what it is asked from the second time on, where that differs; the last of them
+            as often as there are attempts left.
     """
 
     item: str
@@ -150,6 +152,11 @@ class JudgeCall:
     messages: Sequence[Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 1
+    retries: Sequence[JudgeCall] = ()
+
+    def at(self, attempt: int) -> JudgeCall:
+        """What a judge is asked at an attempt, from 0."""
+        return (self, *self.retries)[min(attempt, len(self.retries))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +213,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def query(self, item: Item, model_type: str) -> Query:
-        """What a captioner of a type (``"gar"``, ``"dam"``, ...) is asked."""
+        """What a captioner of a type (``"GAR"``, ``"llava_llama"``, ...) is asked."""
 
     def picture(self, item: Item, data: Path) -> Picture:
         """What an item shows: its file, or those of its frames.
