@@ -1,8 +1,9 @@
 """A whole evaluation with a captioner that knows the truth, and one that stops half way."""
 
-from __future__ import itertools
+from __future__ import annotations
 
 import functools
+import itertools
 import json
 import zlib
 from collections.abc import Sequence
