@@ -153,6 +153,9 @@ _BODIES = {
     "empty": json.dumps({"choices": []}),
     "list": "[1]",
     "huge": completion("x" * (6 << 20)),
+    "surrogate": completion("half \ud800"),
+    "endless-usage": json.dumps({"choices": [{"message": {"content": "odd"}}],
+                                 "usage": {"prompt_tokens": 10**400}}),
     "odd-usage": json.dumps({"choices": [{"message": {"content": "odd"}}],
                              "usage": {"prompt_tokens": "many", "completion_tokens": -1}}),
 }  # fmt: skip

@@ -147,6 +147,10 @@ def evaluate(
             metavar="IN OUT", help="Of a million tokens of the judge's prompts and answers."
         ),
     ] = None,
+    model_price: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="IN OUT", help="The same of a model at an endpoint."),
+    ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="A B", help="Compare the folders of two runs instead."),
@@ -174,7 +178,7 @@ def evaluate(
         try:
             with bad_input():
                 from fastregion.evaluation.predictions import Asked
-                from fastregion.evaluation.run import ANSWERS, evaluate
+                from fastregion.evaluation.run import ANSWERS, check_fit, evaluate
                 from fastregion.evaluation.settings import make_benchmark
 
                 if benchmark is None:
@@ -189,6 +193,7 @@ def evaluate(
                 chat = chats[0] if chats else None
                 describer = None
                 if record is None:
+                    check_fit(made, data, chat)
                     describer = _describer(model, model_url, present, limits, chats)
                 result = evaluate(
                     made,
@@ -204,6 +209,7 @@ def evaluate(
                     repeats=repeats,
                     template=template,
                     prices=price,
+                    model_prices=model_price,
                     record=record,
                 )
         finally:

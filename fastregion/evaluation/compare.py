@@ -9,10 +9,9 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
 from fastregion.evaluation.intervals import Interval, paired_bootstrap
-from fastregion.evaluation.report import number, title
+from fastregion.evaluation.report import number, printable, title
 from fastregion.evaluation.result import Result, item_numbers
 
 __all__ = ["Comparison", "compare"]
@@ -88,7 +87,7 @@ class Comparison:
         for name, found in self.differences.items():
             paired = found.paired
             table.add_row(
-                Text(name),
+                printable(name),
                 number(found.a),
                 number(found.b),
                 f"{found.b - found.a:+.4g}",
@@ -105,8 +104,8 @@ class Comparison:
             lines += [f"{change.item}:", f"  a: {change.a}", f"  b: {change.b}"]
         if len(self.changes) > _SHOWN:
             lines.append(f"... and {len(self.changes) - _SHOWN} more (--json has all)")
-        return Group(*map(Text, lines[: 2 + len(self.notes)]), table,
-                     *map(Text, lines[2 + len(self.notes) :]))  # fmt: skip
+        return Group(*map(printable, lines[: 2 + len(self.notes)]), table,
+                     *map(printable, lines[2 + len(self.notes) :]))  # fmt: skip
 
 
 def compare(a: Result, b: Result) -> Comparison:
@@ -134,7 +133,7 @@ def compare(a: Result, b: Result) -> Comparison:
             f"a has {len(a.items)} items, b {len(b.items)}, {len(common)} are in both: "
             "the values are over each one's own, the paired differences over the common ones"
         )
-    for name in ("settings", "judge", "template", "prompt"):
+    for name in ("settings", "judge", "template", "prompt", "options", "seed", "record"):
         if a.header.get(name) != b.header.get(name):
             notes.append(f"{name}: a has {a.header.get(name)}, b {b.header.get(name)}")
     differences = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,34 @@ class Task:
     group: str
     make: Callable[[], Example]
     picture: Callable[[], npt.NDArray[np.uint8]]
+
+
+class PictureStore:
+    """Pictures that are needed again soon, compressed; those that do not fit are made anew.
+
+    Args:
+        max_bytes: of all compressed pictures together.
+    """
+
+    def __init__(self, max_bytes: int = 128 << 20) -> None:
+        self._room = max_bytes
+        self._kept: dict[str, tuple[bytes, tuple[int, ...]]] = {}
+
+    def keep(self, task: Task, image: npt.NDArray[np.uint8]) -> None:
+        """Keep a task's image, where there is room."""
+        if task.name in self._kept or self._room <= 0:
+            return
+        content = zlib.compress(image.tobytes(), level=1)
+        if len(content) <= self._room:
+            self._room -= len(content)
+            self._kept[task.name] = content, image.shape
+
+    def picture(self, task: Task) -> npt.NDArray[np.uint8]:
+        """A task's image."""
+        if task.name not in self._kept:
+            return task.picture()
+        content, shape = self._kept[task.name]
+        return np.frombuffer(zlib.decompress(content), np.uint8).reshape(shape)
 
 
 def scene_tasks(count: int, first_seed: int, lookalikes: int | None = None) -> list[Task]:

@@ -135,10 +135,11 @@ def _ask(
     """The row of the first answer that can be read, or of the last, and whether it can be."""
     row: Mapping[str, Any] = {}
     for attempt in range(max(1, call.attempts)):
-        key = _key(chat.name, call, repeat, attempt)
+        asked = call.at(attempt)
+        key = _key(chat.name, asked, repeat, attempt)
         known = file.rows.get(key)
         if known is None:
-            answer = chat.ask(call.messages, call.options)
+            answer = chat.ask(asked.messages, asked.options)
             known = {
                 "key": key,
                 "judge": chat.name,

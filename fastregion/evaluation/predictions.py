@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastregion._version import __version__
 from fastregion.evaluation.benchmarks.base import Benchmark, Describer, Item, Prediction, Query
+from fastregion.evaluation.benchmarks.rows import check_in_folder
 from fastregion.evaluation.fingerprint import fingerprint
 from fastregion.evaluation.judges.chat import Unanswered
 from fastregion.evaluation.parallel import each
 from fastregion.evaluation.row_file import RowFile
+from fastregion.models.request import TooManyRegionsError
 
-__all__ = ["Asked", "Predictions", "check_ids", "model_of", "predict"]
+__all__ = ["Asked", "Predictions", "check_items", "model_of", "predict"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,14 @@ class Predictions:
     found: Mapping[str, Prediction]
     missing: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens and ``requests`` of all that was said, where they are counted."""
+        total: Counter[str] = Counter()
+        for prediction in self.found.values():
+            total.update(prediction.usage)
+        return dict(sorted(total.items()))
+
 
 def model_of(describer: Describer) -> dict[str, Any]:
     """What tells a model from others: its name and a number for its weights."""
@@ -76,7 +87,8 @@ def predict(
 
     Args:
         benchmark: says what is asked.
-        describer: the model; up to ``describer.concurrency`` pictures at a time where it has that.
+        describer: the model; up to ``describer.concurrency`` pictures at a time where it has that,
+            and what ``describer.take_usage()`` tells is kept.
         items: of the benchmark.
         data: its folder.
         asked: what is asked otherwise.
@@ -101,14 +113,16 @@ def predict(
             benchmark.picture(group.items[0], data)
     file = RowFile(path, header, key=lambda row: row["item"])
     missing: dict[str, str] = {}
+    take_usage: Callable[[], Mapping[str, int]] = getattr(describer, "take_usage", dict)
 
     def work(group: _Group) -> None:
         try:
             picture = benchmark.picture(group.items[0], data)
             answers = benchmark.predict(describer, picture, group.items, group.query)
-        except Unanswered as error:
+        except (Unanswered, TooManyRegionsError) as error:
             missing.update({item.id: str(error) for item in group.items})
             return
+        usage = [take_usage(), *[{}] * (len(answers) - 1)]  # of the group, kept with its first item
         # A picture is written as a whole, also where a run was stopped between its rows: what is
         # said of a region may depend on the others.
         file.add(
@@ -120,8 +134,9 @@ def predict(
                     "prompt": group.query.prompt,
                     "seed": asked.seed,
                     "extra": dict(answer.extra),
+                    "usage": dict(used),
                 }
-                for item, answer in zip(group.items, answers, strict=True)
+                for item, answer, used in zip(group.items, answers, usage, strict=True)
             )
         )
 
@@ -134,8 +149,8 @@ def predict(
     return Predictions(found=found, missing=in_order)
 
 
-def check_ids(items: Sequence[Item], name: str) -> None:
-    """Raise ValueError unless there are items and their ids differ."""
+def check_items(items: Sequence[Item], name: str) -> None:
+    """Raise ValueError unless there are items, their ids differ, and files lie in the folder."""
     if not items:
         raise ValueError(f"{name}: expected at least one item, got none")
     seen: set[str] = set()
@@ -143,11 +158,13 @@ def check_ids(items: Sequence[Item], name: str) -> None:
         if item.id in seen:
             raise ValueError(f"{name}: two items have the id {item.id!r}")
         seen.add(item.id)
+        for file in item.frames or (item.image or "",):
+            check_in_folder(file, f"item {item.id!r} of {name}")
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Items of one picture that are asked about in one way."""
+    """Items of one picture that are asked about in one way; of a general model one item each."""
 
     items: Sequence[Item]
     query: Query
@@ -158,7 +175,10 @@ def _groups(
 ) -> Iterator[_Group]:
     def shared(item: Item) -> tuple[Any, ...]:
         query = asked.apply(benchmark.query(item, model_type))
-        return item.image, item.frames, query.prompt, query.joint, sorted(query.options.items())
+        # What a general model said of one region is not lost with its answer about another.
+        alone = item.id if model_type == "chat" else None
+        options = sorted(query.options.items())
+        return item.image, item.frames, query.prompt, query.joint, options, alone
 
     for _, group in itertools.groupby(items, shared):
         found = tuple(group)

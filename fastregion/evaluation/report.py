@@ -8,7 +8,7 @@ from rich.text import Text
 
 from fastregion.evaluation.result import Entry, Result
 
-__all__ = ["number", "result_table", "title"]
+__all__ = ["interval", "number", "printable", "remarks", "result_table", "title"]
 
 _LISTED = 5  # items named in a remark
 
@@ -39,8 +39,13 @@ def result_table(result: Result) -> Group:
         cells = [name, number(entry.value), interval(entry)]
         if repeats:
             cells.append("" if entry.spread is None else number(entry.spread))
-        table.add_row(*map(Text, (*cells, "" if entry.count is None else str(entry.count))))
-    return Group(Text(title(result), style="bold"), table, *map(Text, remarks(result)))
+        table.add_row(*map(printable, (*cells, "" if entry.count is None else str(entry.count))))
+    return Group(printable(title(result)), table, *map(printable, remarks(result)))
+
+
+def printable(text: str) -> Text:
+    """A text for a terminal, which what models, judges and files say must not command."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
 
 
 def interval(entry: Entry) -> str:
@@ -63,10 +68,10 @@ def remarks(result: Result) -> list[str]:
     if result.unreadable:
         calls = [f"{item} ({call})" for item, call in result.unreadable]
         found.append(f"{len(calls)} answers of the judge could not be read: {_listed(calls)}")
-    if result.usage:
-        usage = ", ".join(f"{number_of} {name.replace('_', ' ')}"
-                          for name, number_of in result.usage.items())  # fmt: skip
-        found.append(f"judge: {usage}")
+    for whose, usage in (("model", result.model_usage), ("judge", result.usage)):
+        if usage:
+            counts = [f"{count} {name.replace('_', ' ')}" for name, count in usage.items()]
+            found.append(f"{whose}: {', '.join(counts)}")
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastregion.evaluation.benchmarks.base import Item, Prediction, Scores
 from fastregion.evaluation.intervals import bootstrap
@@ -18,8 +18,19 @@ from fastregion.evaluation.predictions import Predictions
 from fastregion.evaluation.row_file import write_whole
 from fastregion.json_files import read_json_object
 
-__all__ = ["SCORES", "Entry", "ItemResult", "Result", "item_numbers", "make_result", "read_result"]
+__all__ = [
+    "SCORES",
+    "Entry",
+    "ItemResult",
+    "Prices",
+    "Result",
+    "item_numbers",
+    "make_result",
+    "read_result",
+]
 
+Prices: TypeAlias = tuple[float, float]
+"""Of a million tokens of prompts and of answers."""
 SCORES = "scores.json"
 _MAX_BYTES = 1 << 30
 _SAME = 1e-9  # a mean of item numbers that is off by more is not what the entry is
@@ -75,6 +86,7 @@ class Result:
         unjudged: items without all answers of the judge, and why; not in the table.
         unreadable: (item, call) of answers that could not be read.
         usage: tokens and requests of the judge, and their ``cost`` where prices were given.
+        model_usage: the same of a model behind an endpoint.
         failures: ids of the items that deserve a look, the worst first.
         items: by id.
     """
@@ -86,6 +98,7 @@ class Result:
     unjudged: Mapping[str, str] = field(default_factory=dict)
     unreadable: Sequence[Sequence[str]] = ()
     usage: Mapping[str, float] = field(default_factory=dict)
+    model_usage: Mapping[str, float] = field(default_factory=dict)
     failures: Sequence[str] = ()
     items: Mapping[str, ItemResult] = field(default_factory=dict)
 
@@ -125,7 +138,8 @@ def make_result(
     predictions: Predictions,
     judged: Judged,
     scores: Sequence[Scores],
-    prices: tuple[float, float] | None = None,
+    prices: Prices | None = None,
+    model_prices: Prices | None = None,
 ) -> Result:
     """Put together what the steps gave.
 
@@ -135,7 +149,8 @@ def make_result(
         predictions: of the model.
         judged: by the judge.
         scores: one for each repeat of the judge.
-        prices: of a million tokens of prompts and of answers.
+        prices: of the judge.
+        model_prices: of the model.
     """
     first = scores[0]
     table = {}
@@ -150,10 +165,6 @@ def make_result(
             spread=pstdev(values) if len(scores) > 1 else None,
             higher_is_better=name not in first.lower_is_better,
         )
-    usage: dict[str, float] = dict(judged.usage)
-    if prices is not None and usage:
-        tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-        usage["cost"] = sum(n * price for n, price in zip(tokens, prices, strict=True)) / 1e6
     said_by_call: dict[str, dict[str, list[str]]] = {}
     for answers in judged.answers:
         for (item, call), text in answers.items():
@@ -165,7 +176,8 @@ def make_result(
         missing=predictions.missing,
         unjudged=judged.missing,
         unreadable=[list(pair) for pair in judged.unreadable],
-        usage=usage,
+        usage=_with_cost(judged.usage, prices),
+        model_usage=_with_cost(predictions.usage, model_prices),
         failures=list(first.failures),
         items={
             item.id: ItemResult(
@@ -177,6 +189,13 @@ def make_result(
             for item in items
         },
     )
+
+
+def _with_cost(usage: Mapping[str, int], prices: Prices | None) -> dict[str, float]:
+    if prices is None or not usage:
+        return dict(usage)
+    tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    return {**usage, "cost": sum(n * price for n, price in zip(tokens, prices, strict=True)) / 1e6}
 
 
 def _text(prediction: Prediction | None) -> str | None:

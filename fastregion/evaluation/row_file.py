@@ -91,10 +91,13 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a stop never leaves half of it under its name."""
+    """Write a file so that a stop never leaves half of it under its name.
+
+    Halves of surrogate pairs, which the JSON of others may hold, become question marks.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors="replace")
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ judge needs no model, and new arithmetic needs neither.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from fastregion.evaluation.benchmarks.base import Benchmark, Describer, Predicti
 from fastregion.evaluation.judges.chat import Chat
 from fastregion.evaluation.judging import Judged, judge
 from fastregion.evaluation.page import PAGE, picture_of, write_page
-from fastregion.evaluation.predictions import Asked, Predictions, check_ids, model_of, predict
-from fastregion.evaluation.result import SCORES, Result, make_result
+from fastregion.evaluation.predictions import Asked, Predictions, check_items, model_of, predict
+from fastregion.evaluation.result import SCORES, Prices, Result, make_result
 from fastregion.evaluation.settings import settings_of
 from fastregion.evaluation.templates import read_template
 
-__all__ = ["ANSWERS", "PREDICTIONS", "evaluate"]
+__all__ = ["ANSWERS", "PREDICTIONS", "check_fit", "evaluate"]
 
 PREDICTIONS, ANSWERS = "predictions.jsonl", "answers.jsonl"
 
@@ -42,7 +43,8 @@ def evaluate(
     chat: Chat | None = None,
     repeats: int = 1,
     template: Path | None = None,
-    prices: tuple[float, float] | None = None,
+    prices: Prices | None = None,
+    model_prices: Prices | None = None,
     record: Path | None = None,
     progress: bool = True,
 ) -> Result:
@@ -59,7 +61,8 @@ def evaluate(
         chat: the judge; None where there is none, or where ``record`` holds its answers.
         repeats: how often the judge is asked everything, for the spread of its answers.
         template: wording of the judge in place of the package's.
-        prices: of a million tokens of the judge's prompts and answers.
+        prices: of the judge's tokens.
+        model_prices: of the tokens of a model behind an endpoint.
         record: published predictions, and answers of a judge, in the benchmark's own format.
         progress: whether bars on standard error show how far it is.
 
@@ -68,10 +71,13 @@ def evaluate(
             described, or does not fit the benchmark; the message begins with its name.
     """
     _check(benchmark, describer, data, output, resume, limit, chat, repeats, record)
+    for name, given in (("template", template), ("price", prices)):
+        if given is not None and chat is None:
+            raise ValueError(f"{name}: needs a judge that is asked")
     folder, asked = data or Path(), asked or Asked()
     wording = read_template(benchmark.template, template)
-    items = list(benchmark.first_items(folder, limit))
-    check_ids(items, benchmark.name)
+    items = list(itertools.islice(benchmark.items(folder), limit))
+    check_items(items, benchmark.name)
     judged = Judged()
     if record is None:
         assert describer is not None, "checked above"
@@ -127,12 +133,26 @@ def evaluate(
     ]
     if benchmark.judged and chat is None and record is None:
         scores[0] = dataclasses.replace(scores[0], notes=("no judge was asked", *scores[0].notes))
-    result = make_result(header, items, predictions, judged, scores, prices)
+    result = make_result(header, items, predictions, judged, scores, prices, model_prices)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         result.save(output)
         write_page(output / PAGE, result, items, picture_of(benchmark, folder))
     return result
+
+
+def check_fit(benchmark: Benchmark, data: Path | None, chat: Chat | None) -> None:
+    """What can be said before a model is read, which takes minutes: data and judge fit.
+
+    Raises:
+        FileNotFoundError, ValueError: they do not.
+    """
+    if benchmark.needs_data and data is None:
+        raise ValueError(f"data: {benchmark.name} needs the folder of its published files")
+    if data is not None and not data.is_dir():
+        raise FileNotFoundError(f"data: {str(data)!r} is no folder")
+    if chat is not None and not benchmark.judged:
+        raise ValueError(f"judge: {benchmark.name} has no judge")
 
 
 def _check(
@@ -147,10 +167,7 @@ def _check(
     record: Path | None,
 ) -> None:
     """Everything that can be wrong before any work."""
-    if benchmark.needs_data and data is None:
-        raise ValueError(f"data: {benchmark.name} needs the folder of its published files")
-    if data is not None and not data.is_dir():
-        raise FileNotFoundError(f"data: {str(data)!r} is no folder")
+    check_fit(benchmark, data, chat)
     if record is None and describer is None:
         raise ValueError("model: expected a model, or a record of what one said")
     if record is not None and not record.exists():
@@ -159,8 +176,6 @@ def _check(
         raise ValueError(f"limit: must be at least 1, got {limit}")
     if repeats < 1:
         raise ValueError(f"repeats: must be at least 1, got {repeats}")
-    if chat is not None and not benchmark.judged:
-        raise ValueError(f"judge: {benchmark.name} has no judge")
     if repeats > 1 and chat is None:
         raise ValueError(f"repeats: needs a judge that is asked, got {repeats}")
     if output is not None and not resume:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,13 @@ __all__ = ["ShownModel"]
 
 _DESCRIBE = "Describe <Prompt0> in detail: what it is and what it looks like, nothing else."
 _PLACEHOLDER = re.compile(r"<Prompt(\d+)>")
+
+
+class _Used(threading.local):
+    """What answers took, in each of the threads that ask."""
+
+    def __init__(self) -> None:
+        self.usage: Counter[str] = Counter()
 
 
 class ShownModel:
@@ -41,6 +50,7 @@ class ShownModel:
         self.model_id = f"{chat.name}, {presentation}"
         self.concurrency = chat.concurrency
         self._chat, self._presentation = chat, presentation
+        self._used = _Used()
 
     def describe(
         self, image: Any, regions: Any, prompt: str | None = None, **options: Any
@@ -68,6 +78,11 @@ class ShownModel:
         shown = present(self._presentation, pixels, as_regions(regions, pixels.shape[:2]))
         return self._ask(shown, question, options)
 
+    def take_usage(self) -> dict[str, int]:
+        """Tokens and ``requests`` of this thread's answers since it was called last."""
+        used, self._used.usage = self._used.usage, Counter()
+        return dict(sorted(used.items()))
+
     def _picture(self, image: Any) -> Any:
         if isinstance(image, (list, tuple)):
             raise NotImplementedError(f"image: {self.model_id} is shown pictures, not videos")
@@ -82,7 +97,9 @@ class ShownModel:
             for picture in shown.pictures
         ]
         message = {"role": "user", "content": [*pictures, {"type": "text", "text": text}]}
-        return self._chat.ask([message], self._options(options)).text.strip()
+        answer = self._chat.ask([message], self._options(options))
+        self._used.usage.update({"requests": 1, **answer.usage})
+        return answer.text.strip()
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         known = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p",

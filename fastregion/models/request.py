@@ -25,12 +25,23 @@ __all__ = [
     "RegionRequest",
     "Request",
     "Sampling",
+    "TooManyRegionsError",
     "VideoRequest",
     "check_int",
     "is_one_region",
 ]
 
 _PLACEHOLDER = re.compile(r"<Prompt(\d+)>")
+
+
+class TooManyRegionsError(ValueError):
+    """A question about more regions together than the model has names for."""
+
+    def __init__(self, model_id: str, most: int, got: int) -> None:
+        super().__init__(
+            f"regions: {model_id} answers questions about at most {most} regions together, "
+            f"got {got}"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,20 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastregion.training.batches import Batches
-from fastregion.training.loading import (
-    checked_rows,
-    loading_of,
-    require_rows,
-    row_batches,
-    system_batches,
-)
+from fastregion.training.data import Records
+from fastregion.training.loading import checked_rows, open_batches
 from fastregion.training.recipe import Recipe
 from fastregion.training.systems import build_task
 from fastregion.training.task import Task
@@ -62,12 +56,15 @@ def dry_run(recipe: Recipe, *, task: Task | None = None) -> DryRun:
     Raises:
         ValueError, FileNotFoundError, ImportError: as for :func:`fastregion.training.train`.
     """
-    if task is None:
-        require_rows(recipe)
-        task = build_task(recipe)
+    rows, told = None, None
+    if (found := checked_rows(recipe)) is not None:  # before weights are loaded
+        records, report = found
+        report.require(recipe.max_bad_share)
+        rows, told = report.usable(records), report.summary()
+    task = task or build_task(recipe)
     named = task.parameters()
     trained = {name: p for name, p in named.items() if p.requires_grad}
-    rows, texts, batch, tokens = _first_batch(task, recipe)
+    texts, batch, tokens = _first_batch(task, recipe, rows)
     number = sum(p.numel() for p in trained.values())
     memory = {
         "weights": sum(p.numel() * p.element_size() for p in named.values()),
@@ -81,31 +78,27 @@ def dry_run(recipe: Recipe, *, task: Task | None = None) -> DryRun:
         frozen=_by_pattern({k: p for k, p in named.items() if not p.requires_grad}),
         memory=memory,
         memory_notes=_notes(recipe),
-        rows=rows,
+        rows=told,
         texts=texts,
         tokens=tokens,
     )
 
 
-def _first_batch(task: Task, recipe: Recipe) -> tuple[str | None, tuple[str, ...], Any, int]:
-    """What is told of the rows; the first batch as texts, itself, and its number of tokens."""
-    loading = loading_of(recipe, process=0, num_processes=1)
-    own = system_batches(task, recipe, loading)
-    if own is not None:
-        item = _first(own)
-        return None, (task.decoded(item.batch),), item.batch, item.tokens
-    records, report = checked_rows(recipe)
-    report.require(recipe.max_bad_share)
-    item = _first(row_batches(report.usable(records), task, loading, collate=list))
-    texts = tuple(task.decoded(sample) for sample in item.batch)
-    return report.summary(), texts, task.collate(item.batch), item.tokens
-
-
-def _first(batches: Batches) -> Any:
+def _first_batch(
+    task: Task, recipe: Recipe, rows: Records | None
+) -> tuple[tuple[str, ...], Any, int]:
+    """The first batch as texts, itself, and its number of tokens."""
+    batches = open_batches(
+        task, replace(recipe, workers=0), rows, process=0, num_processes=1, collate=list
+    )
     try:
-        return next(iter(batches))
+        item = next(iter(batches))
     finally:
         batches.close()
+    if rows is None:  # the system's own stream gives batches made
+        return (task.decoded(item.batch),), item.batch, item.tokens
+    texts = tuple(task.decoded(sample) for sample in item.batch)
+    return texts, task.collate(item.batch), item.tokens
 
 
 def _kept_for_backward(task: Task, recipe: Recipe, batch: Any) -> int:

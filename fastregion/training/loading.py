@@ -11,17 +11,10 @@ from fastregion.training.batches import Batches, Loading
 from fastregion.training.data import BatchLoader, CheckReport, Records, check_records, open_sources
 from fastregion.training.processes import Processes
 from fastregion.training.recipe import Recipe
-from fastregion.training.systems import MAKES_ITS_OWN_ROWS
+from fastregion.training.systems import MAKES_ROWS
 from fastregion.training.task import Task
 
-__all__ = [
-    "checked_rows",
-    "loading_of",
-    "open_batches",
-    "require_rows",
-    "row_batches",
-    "system_batches",
-]
+__all__ = ["checked_rows", "open_batches", "open_rows"]
 
 _ROWS = "rows.json"  # what was found out about the rows, so that a resumed run need not look again
 
@@ -31,86 +24,47 @@ _NO_SOURCE = (
 )
 
 
-def require_rows(recipe: Recipe) -> None:
-    """Raise for rows that are not there, before weights are fetched and loaded for them.
-
-    Raises:
-        ValueError, FileNotFoundError, ImportError: as for :func:`checked_rows`.
-    """
-    if recipe.data:
-        if not len(open_sources(recipe.data)):
-            raise ValueError("data: has no rows")
-    elif recipe.system not in MAKES_ITS_OWN_ROWS:
-        raise ValueError(_NO_SOURCE)
-
-
-def open_batches(task: Task, recipe: Recipe, processes: Processes, folder: Path) -> Batches:
-    """The stream of batches of this process.
+def open_rows(recipe: Recipe, processes: Processes, folder: Path) -> Records | None:
+    """The recipe's rows without the bad ones; None where the system makes its own.
 
     Args:
-        task: makes samples and batches.
-        recipe: says which rows, and how many of them to a batch.
-        processes: which of them this is.
+        recipe: says which.
+        processes: the first of them looks at the rows, the others read what it found.
         folder: of the run.
 
     Raises:
-        ValueError: no rows, or too many bad ones.
-        FileNotFoundError: data that is not there.
+        ValueError, FileNotFoundError, ImportError: as for :func:`checked_rows`; too many bad rows.
     """
-    loading = loading_of(recipe, process=processes.index, num_processes=processes.count)
-    own = system_batches(task, recipe, loading)
-    if own is not None:
-        return own
-    for turn in (True, False):  # the first process looks at the rows, the others read what it found
+    for turn in (True, False):
         if processes.is_first == turn:
-            records, report = checked_rows(recipe, folder / _ROWS, progress=turn)
+            found = checked_rows(recipe, folder / _ROWS, progress=turn)
         processes.wait()
+    if found is None:
+        return None
+    records, report = found
     report.require(recipe.max_bad_share)
     if report.bad and processes.is_first:
         warnings.warn(f"data: left out: {report.summary()}", stacklevel=2)
-    return row_batches(report.usable(records), task, loading, task.collate)
-
-
-def loading_of(recipe: Recipe, *, process: int, num_processes: int) -> Loading:
-    """How a recipe wants the batches of a process."""
-    return Loading(
-        seed=recipe.seed,
-        process=process,
-        num_processes=num_processes,
-        num_workers=recipe.workers,
-        batch_size=recipe.batch_size,
-        batch_tokens=recipe.batch_tokens,
-        group_by_length=recipe.group_by_length,
-    )
-
-
-def system_batches(task: Task, recipe: Recipe, loading: Loading) -> Batches | None:
-    """The system's own stream, if it has one.
-
-    Raises:
-        ValueError: it has, and the recipe names rows.
-    """
-    own = task.batches(loading)
-    if own is not None and recipe.data:
-        raise ValueError(
-            f"data: {recipe.system} makes its own rows; expected no source, got {len(recipe.data)}"
-        )
-    return own
+    return report.usable(records)
 
 
 def checked_rows(
     recipe: Recipe, cache: Path | None = None, *, progress: bool = True
-) -> tuple[Records, CheckReport]:
-    """The recipe's rows, and which of them are bad.
+) -> tuple[Records, CheckReport] | None:
+    """The recipe's rows, and which of them are bad; None where the system makes its own.
 
     Args:
-        recipe: with at least one source.
+        recipe: says which.
         cache: file of what is already known about them.
         progress: whether to show a bar.
 
     Raises:
-        ValueError: no source.
+        ValueError: no source for a system that needs one, or data of another form.
+        FileNotFoundError: data that is not there.
+        ImportError: a library that reads it is not installed.
     """
+    if not recipe.data and recipe.system in MAKES_ROWS:
+        return None
     if not recipe.data:
         raise ValueError(_NO_SOURCE)
     records = open_sources(recipe.data)
@@ -118,20 +72,57 @@ def checked_rows(
     return records, report
 
 
-def row_batches(
-    records: Records, task: Task, loading: Loading, collate: Callable[[Sequence[Any]], Any]
-) -> BatchLoader:
-    """Batches of rows that a task makes samples of."""
+def open_batches(
+    task: Task,
+    recipe: Recipe,
+    rows: Records | None,
+    *,
+    process: int,
+    num_processes: int,
+    collate: Callable[[Sequence[Any]], Any] | None = None,
+) -> Batches:
+    """The stream of batches of a process: the system's own, or that of the rows.
+
+    Args:
+        task: makes samples and batches.
+        recipe: says how many of them to a batch.
+        rows: the recipe's, if it has any.
+        process: which process this is.
+        num_processes: of how many.
+        collate: what makes a batch of samples of rows; by default the task.
+
+    Raises:
+        ValueError: the system makes its own rows, and the recipe names some.
+    """
+    own = task.batches(
+        Loading(
+            seed=recipe.seed,
+            process=process,
+            num_processes=num_processes,
+            num_workers=recipe.workers,
+            batch_size=recipe.batch_size,
+            batch_tokens=recipe.batch_tokens,
+            group_by_length=recipe.group_by_length,
+        )
+    )
+    if own is not None and rows is not None:
+        raise ValueError(
+            f"data: {recipe.system} makes its own rows; expected no source, got {len(recipe.data)}"
+        )
+    if own is not None:
+        return own
+    if rows is None:
+        raise ValueError(_NO_SOURCE)
     return BatchLoader(
-        records,
+        rows,
         sample=task.sample,
         num_tokens=task.num_tokens,
-        collate=collate,
-        seed=loading.seed,
-        samples_per_batch=loading.batch_size,
-        tokens_per_batch=loading.batch_tokens,
-        num_workers=loading.num_workers,
-        process=loading.process,
-        num_processes=loading.num_processes,
-        group_by_length=loading.group_by_length,
+        collate=collate or task.collate,
+        seed=recipe.seed,
+        samples_per_batch=recipe.batch_size,
+        tokens_per_batch=recipe.batch_tokens,
+        num_workers=recipe.workers,
+        process=process,
+        num_processes=num_processes,
+        group_by_length=recipe.group_by_length,
     )

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from fastregion.training.batches import Item
-from fastregion.training.loading import open_batches, require_rows
+from fastregion.training.data import Records
+from fastregion.training.loading import open_batches, open_rows
 from fastregion.training.loss_curve import draw_loss_curve
 from fastregion.training.metrics import METRICS, Metrics, read_metrics
 from fastregion.training.processes import Processes
@@ -60,8 +61,6 @@ def train(recipe: Recipe, output: str | Path, *, task: Task | None = None) -> bo
         FloatingPointError: the loss or the gradient is not finite; the last checkpoint stays.
     """
     require_libraries(tensorboard=recipe.tensorboard)
-    if task is None:
-        require_rows(recipe)
     folder = RunFolder(Path(output))
     processes = Processes(fsdp=recipe.fsdp)
     try:
@@ -69,7 +68,8 @@ def train(recipe: Recipe, output: str | Path, *, task: Task | None = None) -> bo
             folder.claim(recipe)
         processes.wait()
         with StopRequest() as stop:
-            run = _Run(recipe, folder, processes, task or build_task(recipe))
+            rows = open_rows(recipe, processes, folder.path)  # before weights are loaded
+            run = _Run(recipe, folder, processes, task or build_task(recipe), rows)
             try:
                 return run.go(stop)
             finally:
@@ -81,7 +81,14 @@ def train(recipe: Recipe, output: str | Path, *, task: Task | None = None) -> bo
 class _Run:
     """What a run is made of."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, processes: Processes, task: Task) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        processes: Processes,
+        task: Task,
+        rows: Records | None,
+    ) -> None:
         self.recipe, self.folder, self.processes, self.task = recipe, folder, processes, task
         if processes.sharded:
             _check_sharded(recipe)
@@ -89,7 +96,9 @@ class _Run:
         self.model = processes.wrap(task.step.train())
         self.updates = Updates(task, recipe, processes.device)
         seed_everything(recipe.seed, processes.index)
-        self.batches = open_batches(task, recipe, processes, folder.path)
+        self.batches = open_batches(
+            task, recipe, rows, process=processes.index, num_processes=processes.count
+        )
         self.snapshots = Snapshots(
             folder.checkpoints,
             recipe.keep_last,
@@ -122,9 +131,10 @@ class _Run:
                     saved = self.clock
                 if stopping and self.progress < 1:
                     return False
-        save_model(self.task, self.updates, self.folder, self.processes)
         if self.processes.is_first:
             draw_loss_curve(read_metrics(self.folder.path / METRICS), self.folder.loss_curve)
+        # Last of all: where it is, the run is finished.
+        save_model(self.task, self.updates, self.folder, self.processes)
         self.processes.wait()
         return True
 

@@ -30,7 +30,7 @@ from fastregion.json_files import read_json_object
 from fastregion.language.lora import fold
 from fastregion.models.base import Captioner
 from fastregion.models.checkpoint import files_at_once
-from fastregion.training.patterns import fits, require_fit
+from fastregion.models.patterns import fits, require_fit
 
 __all__ = ["add_lora", "has_lora", "load_adapter", "merge_lora", "merged_lora", "save_adapter"]
 
@@ -38,6 +38,8 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # of peft's names in a file
 _ADAPTER = "default"
 _MAX_JSON_BYTES = 1 << 20
+# What a foreign adapter may have, and would be another model without.
+_UNSUPPORTED = ("use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
 
 
 @dataclass(frozen=True)
@@ -178,16 +180,27 @@ def load_adapter(captioner: Captioner, folder: str | os.PathLike[str]) -> None:
         ImportError: peft is not installed.
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged, or holds the updates of another model.
+        NotImplementedError: updates of another kind, which peft can write and we do not.
     """
     for name in (_CONFIG, _WEIGHTS):
         if not Path(folder, name).is_file():
             raise FileNotFoundError(f"adapter: {os.fspath(folder)!r} has no {name}")
     values = read_json_object(Path(folder, _CONFIG), _MAX_JSON_BYTES, "adapter")
-    for key, kind in (("r", int), ("lora_alpha", (int, float)), ("target_modules", list)):
+    number = (int, float)
+    kinds: dict[str, Any] = {
+        "r": int,
+        "lora_alpha": number,
+        "lora_dropout": number,
+        "target_modules": list,
+    }
+    for key, kind in kinds.items():
         if key not in values:
             raise ValueError(f"adapter: {_CONFIG} has no key {key!r}")
-        if not isinstance(values[key], kind):
+        if not isinstance(values[key], kind) or isinstance(values[key], bool):
             raise ValueError(f"adapter: {_CONFIG}: {key} must not be {values[key]!r}")
+    for key in _UNSUPPORTED:
+        if values.get(key):
+            raise NotImplementedError(f"adapter: {_CONFIG}: {key} is not supported")
     try:
         read = load_file(Path(folder, _WEIGHTS))
     except SafetensorError as error:
@@ -197,7 +210,7 @@ def load_adapter(captioner: Captioner, folder: str | os.PathLike[str]) -> None:
         captioner,
         rank=values["r"],
         alpha=values["lora_alpha"],
-        dropout=values.get("lora_dropout", 0.0),
+        dropout=values["lora_dropout"],
         targets=values["target_modules"],
         also_train=[key for key in stored if ".lora_" not in key],
     )

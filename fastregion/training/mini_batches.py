@@ -7,7 +7,6 @@ those two numbers; a resumed run renders its block once more.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from fastregion.scenes import EVALUATION_SEEDS
 from fastregion.training.batches import Loading
 from fastregion.training.mini_data import Batch, Sample, collate, prompt_tokens
 from fastregion.training.mini_scenes import scene_samples
+from fastregion.training.stopping import ignore_signals
 
 __all__ = ["SceneBatch", "SceneBatches"]
 
@@ -154,7 +154,5 @@ class SceneBatches:
 
 
 def _start_worker() -> None:
-    # Signals go to all processes of a terminal; it is the trainer that saves, and then ends us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_signals()
     torch.set_num_threads(1)

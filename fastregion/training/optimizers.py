@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastregion.models.patterns import fits, require_fit
 from fastregion.training.muon import Muon
-from fastregion.training.patterns import fits, require_fit
 from fastregion.training.recipe import Optimizer
 from fastregion.training.task import Task
 

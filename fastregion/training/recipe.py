@@ -229,6 +229,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: must be positive, got {value}")
+        if self.group_by_length and self.batch_size is None:
+            raise ValueError("group_by_length: needs batch_size; packed batches need it not")
         at_least(1, accumulation=self.accumulation, keep_last=self.keep_last)
         at_least(0, seed=self.seed, workers=self.workers)
         if self.save_every is not None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fastregion.training.checkpoints import read_json, write_json
-from fastregion.training.metrics import METRICS
 from fastregion.training.recipe import Recipe
 from fastregion.training.settings import to_mapping
 
@@ -47,14 +46,14 @@ class RunFolder:
         self._recipe = path / "recipe.json"
 
     def claim(self, recipe: Recipe) -> None:
-        """Make the folder this recipe's, if no step of another one was made in it.
+        """Make the folder this recipe's; a run that has saved nothing yet gives way to it.
 
         Raises:
             ValueError: it is another recipe's; the message names the keys that differ.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         values = to_mapping(recipe)
-        if self._recipe.exists() and self._is_begun():
+        if self._recipe.exists() and (self.checkpoints.exists() or self.model.exists()):
             before = _flat(read_json(self._recipe))
             now = _flat(values)
             keys = sorted(before.keys() | now.keys())
@@ -75,12 +74,6 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the trained captioner is there."""
         return self.model.is_dir()
-
-    def _is_begun(self) -> bool:
-        """Whether there is anything to lose: a start that failed has left a recipe alone."""
-        metrics = self.path / METRICS
-        has_rows = metrics.exists() and metrics.stat().st_size > 0
-        return has_rows or self.checkpoints.exists() or self.is_finished()
 
     def put_model(self, part: Path) -> None:
         """Give a whole captioner's folder its name."""

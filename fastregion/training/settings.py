@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,8 @@ def from_mapping(cls: type[T], values: Any, where: str = "") -> T:
     """Fill a dataclass from a mapping.
 
     A value is taken if it has the field's type, is an integer or a decimal string for a float
-    (YAML reads ``1e-5`` as text), or a list for a tuple; nothing else is converted.
+    (YAML reads ``1e-5`` as text), or a list for a tuple; nothing else is converted. Floats must be
+    finite.
 
     Args:
         cls: a dataclass whose fields are bool, int, float, str, Path, a Literal, a dataclass, or a
@@ -139,9 +141,12 @@ def _typed_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[An
 def _typed_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and not isinstance(value, bool) and isinstance(value, (int, float, str)):
         try:
-            return float(value)
-        except ValueError:
+            number = float(value)
+        except (ValueError, OverflowError):
             raise _wrong(where, "a number", value) from None
+        if not math.isfinite(number):
+            raise _wrong(where, "a finite number", value)
+        return number
     if hint is Path and isinstance(value, str):
         return Path(value)
     # A bool is an int for isinstance, and a mistake here.

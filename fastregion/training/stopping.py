@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["StopRequest"]
+__all__ = ["StopRequest", "ignore_signals"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
@@ -29,7 +31,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _SIGNALS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -41,3 +43,9 @@ class StopRequest:
         if self.made and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.made = True
+
+
+def ignore_signals(*_: object) -> None:
+    """In a worker: signals to the group are the training process's, which saves and ends it."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -87,7 +87,9 @@ class Embeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor, masks: Tensor | None) -> Tensor:
         """``[B, 3, S, S]`` and uint8 levels ``[B, S, S]`` (None: no mask) to ``[B, N, D]``."""
-        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2).contiguous()
+        # Under autocast a convolution gives another dtype than that of the weights.
+        patches = self.patch_embedding(pixel_values).to(self.position_embedding.weight.dtype)
+        patches = patches.flatten(2).transpose(1, 2).contiguous()
         if masks is not None:
             embedding = self.mask_patch_embedding
             patches = ops.mask_patch_embed(

@@ -121,14 +121,19 @@ def test_a_general_model_and_a_judge_at_an_endpoint(
     monkeypatch.setenv("FASTREGION_MODEL_KEY", "model-key")
     judge = ("--judge", server.base_url, "--judge-model", "slow")
     before = len(server.log())
-    result = run("toy", *endpoint(server), "--data", "data", *judge, "--price", 1, 2,
-                 "--present", "overlay", "--repeats", 2, "--json")  # fmt: skip
+    result = run("toy", *endpoint(server), "--data", "data", *judge,
+                 "--price", 1, 2, "--model-price", 3, 4, "--present", "overlay", "--repeats", 2,
+                 "--json")  # fmt: skip
     assert (result.code, result.err) == (0, "")
     values = json.loads(result.out)
     assert values["header"]["model"] == "good, overlay"
     assert values["header"]["judge"] == "slow"
     assert values["usage"]["requests"] == 32
     assert values["usage"]["cost"] == pytest.approx((3200 + 2 * 320) / 1e6)
+    assert values["model_usage"] == {
+        "requests": 8, "prompt_tokens": 800, "completion_tokens": 80,
+        "cost": pytest.approx((800 * 3 + 80 * 4) / 1e6),
+    }  # fmt: skip
     text = values["items"]["0-0"]["text"]
     assert text == "echo This is about the tinted region.\nwhat?"
     assert Path("runs/toy-openai-good/scores.json").is_file()
@@ -138,6 +143,7 @@ def test_a_general_model_and_a_judge_at_an_endpoint(
     printed = run("toy", *endpoint(server), "--data", "data", *judge, "--repeats", 2,
                   "--present", "overlay", "--resume")  # fmt: skip
     assert "spread" in printed.out
+    assert "model: 80 completion tokens, 800 prompt tokens, 8 requests" in printed.out
     assert "judge: 320 completion tokens, 3200 prompt tokens, 32 requests" in printed.out
     assert len(server.log()[before:]) == len(entries)  # everything was on disk
     for file in Path("runs").rglob("*.*"):
@@ -208,7 +214,7 @@ def test_comparing_two_runs(run: Callable[..., Result], server: Server) -> None:
         (["scenes", "--set", "scenes=0"], "scenes: expected at least one scene"),
         (["scenes", "--model", "nonsense"], "model: unknown name 'nonsense'"),
         (["scenes", "--judge", "http://h/v1", "--judge-model", "m"], "judge: scenes has no judge"),
-        (["toy", "--model", "openai:m"], "model: 'openai:m' needs --model-url"),
+        (["toy", "--data", "data", "--model", "openai:m"], "model: 'openai:m' needs --model-url"),
         (["toy"], "data: toy needs the folder"),
         (["toy", "--data", "data", "--judge", "nonsense"], "judge: expected the URL"),
         (["toy", "--data", "data", "--judge", "http://h/v1"], "needs the name of its model"),

@@ -98,10 +98,10 @@ def test_dry_run_tells_and_trains_nothing(run: Run, tmp_path: Path) -> None:
         (["toy.yaml", "steps"], "'steps': expected key=value, such as steps=100"),
         (["toy.yaml", "freeze=[nothing.*]"], "freeze: 'nothing.*' fits no parameter; names are"),
         (["toy.yaml", "freeze=['*']"], "train, freeze: nothing is left to train"),
-        (
-            ["toy.yaml", "data.0.format=jsonl", "data.0.path=toy.yaml"],
-            "data: mini makes its own rows",
-        ),
+        (["toy.yaml", "data.0.format=jsonl", "data.0.path=x"], "data: no such file: 'x'"),
+        (["gar"], "data: expected at least one source of rows, got none"),
+        (["gar", "--dry-run"], "data: expected at least one source of rows, got none"),
+        (["gar", "data=[{format: gar, path: x.json}]"], "x.json"),
     ],
 )
 def test_refused(run: Run, arguments: list[str], message: str, tmp_path: Path) -> None:

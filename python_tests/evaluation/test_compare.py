@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fastregion.evaluation.compare import compare
 from fastregion.evaluation.intervals import bootstrap, paired_bootstrap
+from fastregion.evaluation.report import printable
 from fastregion.evaluation.result import Entry, ItemResult, Result, read_result
 
 
@@ -138,3 +139,7 @@ def test_pairing_takes_what_items_share_out_of_the_difference() -> None:
     assert 0.1 < found.low < found.high < 0.11
     with pytest.raises(ValueError, match="others: expected 100 numbers, got 1"):
         paired_bootstrap(hard.tolist(), [1.0])
+
+
+def test_what_a_model_says_does_not_command_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\r\ud800\nc\u00e9").plain == "a\ufffd[2Jb\ufffd\ufffd\nc\u00e9"

@@ -192,9 +192,9 @@ def test_requests_a_minute(open_model: Any) -> None:
 
 
 def test_tokens_a_minute_count_what_was_used(open_model: Any) -> None:
-    chat = open_model("good", tokens_per_minute=6000.0)  # 100 a second
-    chat._limit.correct(6000)  # the minute's worth is gone
     start = time.monotonic()
+    chat = open_model("good", tokens_per_minute=6000.0)  # 100 a second, from now on
+    chat._limit.correct(6000)  # the minute's worth is gone
     for k in range(3):  # 110 each: the third begins when the first two are paid
         chat.ask(message(f"tokens {k}"), {})
     assert time.monotonic() - start >= 2.1
@@ -210,7 +210,13 @@ def test_closing_ends_the_waiting(open_model: Any) -> None:
 
 
 def test_odd_usage_is_not_counted(open_model: Any) -> None:
-    assert open_model("odd-usage").ask(message("usage"), {}) == Answer(text="odd")
+    for way in ("odd-usage", "endless-usage"):
+        chat = open_model(way, tokens_per_minute=1e6)
+        assert chat.ask(message("usage"), {}) == Answer(text="odd")
+
+
+def test_text_that_no_file_takes_is_mended(open_model: Any) -> None:
+    assert open_model("surrogate").ask(message("half"), {}).text == "half ?"
 
 
 def test_a_limit_that_is_none_does_not_wait() -> None:
@@ -225,6 +231,8 @@ def test_a_limit_that_is_none_does_not_wait() -> None:
         ({"base_url": "file:///etc/passwd"}, "base_url: expected http"),
         ({"base_url": "http://user:pw@host/v1"}, "base_url: expected an address without user"),
         ({"model": " "}, "model: expected the name"),
+        ({"api_key": "secret\nX-Other: 1"}, "api_key: expected ASCII characters"),
+        ({"api_key": "sécret secret"}, "api_key: expected ASCII characters"),
         ({"concurrency": 0}, "concurrency: must be at least 1, got 0"),
         ({"tries": 0}, "tries: must be at least 1, got 0"),
         ({"timeout": 0}, "timeout: must be above 0 seconds, got 0"),
@@ -232,8 +240,9 @@ def test_a_limit_that_is_none_does_not_wait() -> None:
     ],
 )
 def test_bad_endpoints_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         Endpoint(**{"base_url": "http://localhost/v1", "model": "m", **options})
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["requests_per_minute", "tokens_per_minute"])
@@ -249,6 +258,6 @@ def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     assert api_key("https://api.openai.com/v1", "FASTREGION_JUDGE_KEY") == "theirs"
     # OpenAI's key is nobody else's business
     assert api_key("http://api.openai.com.example.org/v1", "FASTREGION_JUDGE_KEY") is None
-    monkeypatch.setenv("FASTREGION_JUDGE_KEY", "own")
+    monkeypatch.setenv("FASTREGION_JUDGE_KEY", "own\n")  # as read from a file
     assert api_key("http://localhost/v1", "FASTREGION_JUDGE_KEY") == "own"
     assert "own" not in repr(Endpoint(base_url="http://localhost/v1", model="m", api_key="own"))

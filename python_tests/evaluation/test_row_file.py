@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -124,10 +125,17 @@ def test_threads_write_whole_lines(tmp_path: Path) -> None:
     assert len(open_rows(path).rows) == 200
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "page.html"
+    write_whole(path, "half \ud800")
+    assert path.read_text() == "half ?"
     write_whole(path, "one")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "\ud800")
+
+    def fail(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_whole(path, "two")
     assert path.read_text() == "one"
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]

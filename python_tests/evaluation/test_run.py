@@ -16,12 +16,14 @@ import pytest
 from chat_server import Server, running_server
 from toy_benchmark import PICTURES, REGIONS, Teller, Toy, write_pictures
 
-from fastregion.evaluation.benchmarks.base import Scores
+from fastregion.evaluation.benchmarks.base import Item, Scores
+from fastregion.evaluation.judges.chat import Unanswered
 from fastregion.evaluation.judges.choose import recorded_judge
 from fastregion.evaluation.judges.openai_compatible import Endpoint, OpenAICompatible
 from fastregion.evaluation.predictions import Asked
 from fastregion.evaluation.result import read_result
 from fastregion.evaluation.run import ANSWERS, PREDICTIONS, evaluate
+from fastregion.models.request import TooManyRegionsError
 
 ITEMS = PICTURES * REGIONS
 
@@ -72,7 +74,7 @@ def test_a_whole_run_and_its_files(data: Path, tmp_path: Path, open_judge: Any) 
     assert (header["benchmark"], header["version"], header["model"]) == ("toy", 3, "teller")
     assert said[1] == {
         "item": "0-1", "text": "0 at [2, 1, 4, 5] what?", "model": "teller", "prompt": "what?",
-        "seed": 0, "extra": {},
+        "seed": 0, "extra": {}, "usage": {},
     }  # fmt: skip
     header, *answers = rows(folder / ANSWERS)
     assert header["kind"] == "answers"
@@ -340,7 +342,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         ({"limit": 0}, ValueError, "limit: must be at least 1, got 0"),
         ({"repeats": 0}, ValueError, "repeats: must be at least 1, got 0"),
         ({"repeats": 2}, ValueError, "repeats: needs a judge that is asked, got 2"),
-        ({"template": Path("x")}, ValueError, "template: this benchmark has no wording"),
+        ({"template": Path("x")}, ValueError, "template: needs a judge that is asked"),
+        ({"prices": (1.0, 2.0)}, ValueError, "price: needs a judge that is asked"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(
@@ -355,3 +358,44 @@ def test_a_missing_picture_is_named_before_any_work(data: Path) -> None:
     (data / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"data: item '3-0' of toy needs .*3\.png"):
         run(data, None, describer=Teller(stop_after=0))
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "a/../../b.png"])
+def test_names_in_the_data_do_not_lead_out_of_its_folder(data: Path, name: str) -> None:
+    class Leading(Toy):
+        def items(self, data: Path) -> list[Item]:
+            return [Item(id="0", image=name, masks=((0, 0, 1, 1),))]
+
+    with pytest.raises(ValueError, match=r"data: item '0' of toy names .* not in the folder"):
+        run(data, None, benchmark=Leading(), describer=Teller(stop_after=0))
+
+
+def test_a_question_about_too_many_regions_is_reported_and_the_others_are_asked(
+    data: Path, tmp_path: Path
+) -> None:
+    class Narrow(Teller):
+        def describe(self, image: Any, *arguments: Any, **options: Any) -> list[str]:
+            if Path(image).stem == "1":
+                raise TooManyRegionsError("narrow", 1, REGIONS)
+            return super().describe(image, *arguments, **options)
+
+    result = run(data, tmp_path / "run", describer=Narrow())
+    assert list(result.missing) == ["1-0", "1-1"]
+    assert "at most 1 regions together, got 2" in result.missing["1-0"]
+    assert len(rows(tmp_path / "run" / PREDICTIONS)) == 1 + ITEMS - REGIONS
+
+
+def test_what_a_general_model_said_of_a_region_is_kept_when_another_fails(
+    data: Path, tmp_path: Path
+) -> None:
+    class Failing(Teller):
+        model_type = "chat"
+
+        def describe(self, image: Any, regions: Any, *arguments: Any, **options: Any) -> Any:
+            if regions[0][0] == 2:
+                raise Unanswered("no")
+            return super().describe(image, regions, *arguments, **options)
+
+    result = run(data, tmp_path / "run", describer=Failing())
+    assert list(result.missing) == [f"{k}-1" for k in range(PICTURES)]
+    assert len(rows(tmp_path / "run" / PREDICTIONS)) == 1 + PICTURES

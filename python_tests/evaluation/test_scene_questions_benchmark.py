@@ -38,7 +38,7 @@ def asked() -> SceneQuestions:
 
 @pytest.fixture(scope="module")
 def scores(asked: SceneQuestions) -> Scores:
-    items = asked.items(DATA)
+    items = list(asked.items(DATA))
     assert len({item.id for item in items}) == len(items)
     predictions = {}
     for _, group in groupby(items, key=lambda item: (item.image, item.row["question"].prompt)):

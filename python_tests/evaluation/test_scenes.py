@@ -1,9 +1,10 @@
 """A whole evaluation with a captioner that knows the truth, and one that stops half way."""
 
-from __future__ import annotations
+from __future__ import itertools
 
 import functools
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,9 +134,9 @@ def test_scenes_behind_the_limit_are_not_rendered(
         return generate_once(0)
 
     monkeypatch.setattr(examples, "generate_scene", first_alone)
-    assert len(offline.first_items(Path(), 2)) == 2
+    assert len(list(itertools.islice(offline.items(Path()), 2))) == 2
     with pytest.raises(AssertionError):
-        offline.items(Path())
+        list(offline.items(Path()))
 
 
 def num_regions(seed: int) -> int:
@@ -176,6 +177,30 @@ def test_only_the_pictures_asked_for_are_counted(tmp_path: Path) -> None:
     one = measure(captioner, tmp_path, scenes=1, first_seed=2)
     assert values(one)["any wrong statement"][1] == num_regions(2)
     assert captioner.described == SCENES
+
+
+def test_scenes_are_rendered_once_and_only_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[int] = []
+
+    def generate(seed: int, **options: Any) -> Scene:
+        rendered.append(seed)
+        return generate_once(seed, **options)
+
+    monkeypatch.setattr(examples, "generate_scene", generate)
+    captioner = KnowingCaptioner(seeds=range(SCENES))
+    regions = num_regions(0) + 1
+    evaluate(Scenes(), captioner, limit=regions, progress=False)
+    assert rendered == [0, 1]
+
+
+def test_pictures_that_do_not_fit_are_rendered_again() -> None:
+    first, second = examples.scene_tasks(2, 0)
+    room = len(zlib.compress(first.picture().tobytes(), level=1))
+    store = examples.PictureStore(max_bytes=room)
+    for task in (first, second):
+        store.keep(task, task.picture())
+        assert np.array_equal(store.picture(task), task.picture())
+    assert list(store._kept) == [first.name]
 
 
 def test_results_of_other_weights_are_refused(tmp_path: Path) -> None:
@@ -231,6 +256,7 @@ def test_scenes_of_lookalikes() -> None:
     assert len(example.masks) == len(example.truths) == 6
 
 
+@pytest.mark.slow
 def test_unique_texts_of_lookalikes_are_retrieved_more_often() -> None:
     captioner = load("fastregion/mini")
     found = {}

@@ -67,7 +67,6 @@ def test_bleu_rouge_cider(vectors: Any) -> None:
 
 
 @needs_meteor
-@pytest.mark.slow  # Java takes ten seconds and more to load its tables
 @VECTORS
 def test_meteor_in_java(vectors: Any) -> None:
     with Meteor() as meteor:

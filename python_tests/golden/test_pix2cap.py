@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastregion.language import Generated
+from fastregion.models.patterns import fits
 from fastregion.models.pix2cap import Pix2CapCaptioner
 from fastregion.models.pix2cap.captions import BEGIN, END
 from fastregion.models.pix2cap.modeling import Pix2CapModel
@@ -23,7 +24,6 @@ from fastregion.models.pix2cap.pixel_decoder import PixelDecoder
 from fastregion.models.pix2cap.targets import Targets
 from fastregion.models.pix2cap.templates import TEMPLATES
 from fastregion.models.pix2cap.transformer_decoder import outside_masks
-from fastregion.training.patterns import fits
 from fastregion.training.recipe import read_recipe
 from fastregion.training.systems.pix2cap import Pix2CapBatch, Pix2CapTask
 

@@ -151,6 +151,20 @@ def test_another_recipe_does_not_get_the_folder(tmp_path: Path) -> None:
     assert train(toy_recipe(steps=2, keep_last=5, save_every=1), tmp_path, task=toy_task())
 
 
+def test_a_run_that_saved_nothing_gives_its_folder_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake in a recipe is mended without cleaning up by hand."""
+    task = toy_task()
+    _kill_at(task, 2, monkeypatch)
+    with pytest.raises(_Killed):
+        train(toy_recipe(steps=3, accumulation=2), tmp_path, task=task)
+    assert train(toy_recipe(steps=2), tmp_path, task=toy_task())
+    assert [row["step"] for row in _rows(tmp_path)] == [1, 2]
+    with pytest.raises(ValueError, match="another recipe"):
+        train(toy_recipe(steps=3), tmp_path, task=toy_task())
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tmp_path: Path) -> None:
     task = toy_task()
     task.step.poisoned_at = 4 * 4 + 2  # in the fifth batch of 4

@@ -212,6 +212,9 @@ class TestRefusals:
         file.write_text(json.dumps(values | {"r": 2}))
         with pytest.raises(ValueError, match=r"must have shape \(2, 32\), got \(4, 32\)"):
             load_adapter(fresh("gar"), tmp_path)
+        file.write_text(json.dumps(values | {"use_rslora": True}))  # of another scale
+        with pytest.raises(NotImplementedError, match="use_rslora is not supported"):
+            load_adapter(fresh("gar"), tmp_path)
         del values["r"]
         file.write_text(json.dumps(values))
         with pytest.raises(ValueError, match=r"adapter_config\.json has no key 'r'"):

@@ -92,6 +92,13 @@ def test_files_are_recipes_too(tmp_path: Path) -> None:
         ({"seed": -1}, "seed: must be at least 0, got -1"),
         ({"precision": "int8"}, "precision: expected one of fp32, bf16, fp16, got 'int8'"),
         ({"optimizer": {"learning_rate": "fast"}}, "optimizer.learning_rate: expected a number, g"),
+        ({"minutes": ".inf"}, "minutes: expected a number, got '.inf'"),
+        ({"clip": float("inf")}, "clip: expected a finite number, got inf"),
+        ({"optimizer": {"eps": "nan"}}, "optimizer.eps: expected a finite number, got 'nan'"),
+        (
+            {"batch_size": None, "batch_tokens": 9, "group_by_length": True},
+            "group_by_length: needs batch_size",
+        ),
         ({"optimizer": {"learning_rate": -1}}, "learning_rate: must be at least 0.0, got -1"),
         ({"optimizer": {"betas": [0.9]}}, r"optimizer.betas: expected a list of 2, got \[0.9\]"),
         ({"optimizer": {"no_decay": ["heads"]}}, r"optimizer.no_decay\[0\]: expected one of norms"),
@@ -166,7 +173,7 @@ class _Outer:
 @given(
     st.builds(
         _Outer,
-        number=st.floats(allow_nan=False),
+        number=st.floats(allow_nan=False, allow_infinity=False),
         name=st.none() | st.text(),
         path=st.sampled_from([Path("a/b"), Path("c")]),
         inner=st.builds(_Inner, kind=st.sampled_from(["a", "b"]), sides=st.tuples(st.integers())),

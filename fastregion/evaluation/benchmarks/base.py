@@ -9,7 +9,7 @@ Three steps with files between them, none of which needs the one before it once 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -80,7 +80,10 @@ class Describer(Protocol):
 
     @property
     def model_type(self) -> str:
-        """Which kind of model it is, such as ``"gar"``; ``"chat"`` for a general one."""
+        """Which kind of model it is, such as ``"GAR"``; ``"chat"`` for a general one.
+
+        A general one answers about every region in a request of its own.
+        """
         ...
 
     @property
@@ -118,6 +121,7 @@ class Prediction:
         prompt: what it was asked; None for its own description prompt.
         seed: of its sampling.
         extra: what else the benchmark keeps, JSON-able (log-probabilities, boxes).
+        usage: tokens and ``requests`` of a model behind an endpoint, where they are counted.
     """
 
     item: str
@@ -126,6 +130,7 @@ class Prediction:
     prompt: str | None = None
     seed: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +143,8 @@ class JudgeCall:
         messages: as in the OpenAI chat-completions API; pictures as data URLs.
         options: of the request, such as ``temperature`` and ``max_tokens``.
         attempts: how often a judge is asked until its answer can be read.
+        retries: what it is asked from the second time on, where that differs; the last of them
+            as often as there are attempts left.
     """
 
     item: str
@@ -145,6 +152,11 @@ class JudgeCall:
     messages: Sequence[Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 1
+    retries: Sequence[JudgeCall] = ()
+
+    def at(self, attempt: int) -> JudgeCall:
+        """What a judge is asked at an attempt, from 0."""
+        return (self, *self.retries)[min(attempt, len(self.retries))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,20 +202,18 @@ class Benchmark(ABC):
     template: ClassVar[str | None] = None
 
     @abstractmethod
-    def items(self, data: Path) -> Sequence[Item]:
+    def items(self, data: Path) -> Iterable[Item]:
         """Read the published annotation files below a folder, checked, in their order.
+
+        An iterator where an item takes long to make.
 
         Raises:
             FileNotFoundError, ValueError: the message names file, row and field.
         """
 
-    def first_items(self, data: Path, limit: int | None) -> Sequence[Item]:
-        """The first of them, all for None; without making the others where that takes long."""
-        return self.items(data)[:limit]
-
     @abstractmethod
     def query(self, item: Item, model_type: str) -> Query:
-        """What a captioner of a type (``"gar"``, ``"dam"``, ...) is asked."""
+        """What a captioner of a type (``"GAR"``, ``"llava_llama"``, ...) is asked."""
 
     def picture(self, item: Item, data: Path) -> Picture:
         """What an item shows: its file, or those of its frames.

@@ -7,10 +7,14 @@ from typing import Any
 
 __all__ = ["decoding"]
 
-_GREEDY = {"temperature": 0.0, "max_new_tokens": 1024}
-_SAMPLED = {"temperature": 0.2, "max_new_tokens": 512}
+# By the model types of their configs: GAR, and DAM (whose generation keeps the 50 likeliest tokens
+# unless told otherwise, and no share of probability).
+_PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "GAR": {"temperature": 0.0, "max_new_tokens": 1024},
+    "llava_llama": {"temperature": 0.2, "top_k": 50, "max_new_tokens": 512},
+}
 
 
 def decoding(model_type: str) -> Mapping[str, Any]:
     """Options of ``describe`` and ``ask``: GAR's and DAM's own; none for other models."""
-    return {"gar": _GREEDY, "dam": _SAMPLED}.get(model_type, {})
+    return _PUBLISHED.get(model_type, {})

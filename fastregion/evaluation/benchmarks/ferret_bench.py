@@ -161,17 +161,19 @@ class FerretBench(Benchmark):
             raise ValueError(
                 f"record: {str(record)!r}: expected at most {len(items)} rows, got {len(rows)}"
             )
+        known = {item.id for item in items}
         predictions: list[Prediction] = []
         answers: dict[tuple[str, str], str] = {}
-        for index, row in enumerate(rows):
-            reviewed = "content" in row
-            if reviewed:
-                index = row.integer("question_id", at_least=0)
-                if index >= len(items):
-                    raise row.error("question_id", f"is no row of the data, got {index}")
-                answers[items[index].id, _KEY] = row.text("content")
-            text = row.text("answer2" if reviewed else "caption")
-            predictions.append(Prediction(item=items[index].id, text=text, model=record.stem))
+        for item, row in zip(items, rows, strict=False):
+            if "content" not in row:
+                text = row.text("caption")
+                predictions.append(Prediction(item=item.id, text=text, model=record.stem))
+                continue
+            if (key := row.name("question_id")) not in known:
+                raise row.error("question_id", f"is no row of the data, got {key!r}")
+            answers[key, _KEY] = row.text("content")
+            text = row.text("answer2")
+            predictions.append(Prediction(item=key, text=text, model=record.stem))
         return predictions, answers
 
 

@@ -61,7 +61,7 @@ class HcStvg(Benchmark):
         said = predicted_items(items, predictions, notes)
         if self.released:
             odd = [item.id for item in said if len(predictions[item.id].text) not in _LENGTHS]
-            said = [item for item in said if item.id not in odd]
+            said = [item for item in said if len(predictions[item.id].text) in _LENGTHS]
             if odd:
                 notes.append(
                     f"released: {len(odd)} clips are left out for the length of their prediction: "
@@ -91,4 +91,7 @@ def _item(row: Row) -> Item:
 
 def _box(row: Row, index: int, box: Any) -> tuple[float, ...]:
     key = f"track_list[{index}]"
-    return Row({key: box}, row.where).numbers(key, 4)
+    x0, y0, x1, y1 = Row({key: box}, row.where).numbers(key, 4)
+    if x1 <= x0 or y1 <= y0:
+        raise row.error(key, f"expected x0 < x1 and y0 < y1, got {box}")
+    return x0, y0, x1, y1

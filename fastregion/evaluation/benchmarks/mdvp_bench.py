@@ -40,7 +40,13 @@ from fastregion.evaluation.benchmarks.pair_scores import (
     parse_pair,
     relative_score,
 )
-from fastregion.evaluation.benchmarks.rows import Row, find_file, picture_name, read_rows
+from fastregion.evaluation.benchmarks.rows import (
+    Row,
+    check_in_folder,
+    find_file,
+    picture_name,
+    read_rows,
+)
 from fastregion.evaluation.benchmarks.wording import Wording
 from fastregion.evaluation.data_urls import data_url
 from fastregion.images import load_image
@@ -84,8 +90,7 @@ class MdvpBench(Benchmark):
 
     def items(self, data: Path) -> list[Item]:
         """All regions; with ``released`` the first ones, as many as a domain has questions."""
-        name = "mdvp_caption_mask.json"
-        rows = read_rows(find_file(data, name, f"annotations/{name}"))
+        rows = read_rows(_regions_file(data))
         if not self.released:
             return [
                 _item(data, index, row, _own_question(data, row)) for index, row in enumerate(rows)
@@ -113,6 +118,7 @@ class MdvpBench(Benchmark):
         parts = Wording(wording, _PARTS)
         calls = []
         for domain, asked in item.row["asked"].items():
+            check_in_folder(asked["image"], f"item {item.id!r}")
             picture = numbered_boxes(load_image(data / asked["image"]), asked["boxes"])
             text = parts.fill(
                 "message",
@@ -197,15 +203,19 @@ class MdvpBench(Benchmark):
     ) -> tuple[list[Prediction], dict[tuple[str, str], str]]:
         """Read a published file of outputs, a caption for every region; none is judged."""
         items, rows = self.items(data), read_rows(record, "record")
-        if len(rows) < len(items):
-            raise ValueError(
-                f"record: {str(record)!r}: expected {len(items)} rows, got {len(rows)}"
-            )
+        regions = len(read_rows(_regions_file(data)))
+        if len(rows) != regions:
+            raise ValueError(f"record: {str(record)!r}: expected {regions} rows, got {len(rows)}")
         predictions = [
             Prediction(item=item.id, text=row.text("caption"), model=record.stem)
-            for item, row in zip(items, rows, strict=False)
+            for item, row in zip(items, rows, strict=False)  # with released, only the first
         ]
         return predictions, {}
+
+
+def _regions_file(data: Path) -> Path:
+    name = "mdvp_caption_mask.json"
+    return find_file(data, name, f"annotations/{name}")
 
 
 def _item(data: Path, index: int, row: Row, asked: Mapping[str, Any]) -> Item:

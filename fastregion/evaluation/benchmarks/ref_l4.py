@@ -103,7 +103,8 @@ class RefL4(Benchmark):
         said = predicted_items(items, predictions, notes)
         shortened = [item for item in said if all((item.id, key) in answers for key in _SHORT)]
         if len(shortened) < len(said):
-            left = [item.id for item in said if item not in shortened]
+            kept = {item.id for item in shortened}
+            left = [item.id for item in said if item.id not in kept]
             notes.append(
                 f"{len(left)} of {len(said)} items lack the shortened texts and are left out of "
                 f"the short metrics: {listed(left)}"

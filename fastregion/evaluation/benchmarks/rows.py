@@ -174,6 +174,19 @@ def picture_name(data: Path, name: str, *folders: str) -> str:
     return next((place for place in places if (data / place).is_file()), places[0])
 
 
+def check_in_folder(name: str, what: str) -> None:
+    """Raise ValueError where a name in the data leads out of the data's folder.
+
+    Links may lead elsewhere: they are the user's own.
+
+    Args:
+        name: of a file, relative to the folder.
+        what: whose file it is, for the message.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"data: {what} names {name!r}, which is not in the folder")
+
+
 def read_rows(file: Path, argument: str = "data") -> list[Row]:
     """The objects of a JSON list, or of a file of JSON lines (``.jsonl``).
 

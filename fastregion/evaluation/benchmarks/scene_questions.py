@@ -11,8 +11,7 @@ masks, and the judging by words on answers written by hand.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -25,7 +24,7 @@ from fastregion.evaluation.benchmarks.base import (
     Query,
     Scores,
 )
-from fastregion.evaluation.examples import Task, scene_tasks
+from fastregion.evaluation.examples import PictureStore, Task, scene_tasks
 from fastregion.evaluation.scene_questions import (
     KINDS,
     NEGATIVE_KINDS,
@@ -74,19 +73,18 @@ class SceneQuestions(Benchmark):
     def _tasks(self) -> Mapping[str, Task]:
         return {task.name: task for task in scene_tasks(self.scenes, self.first_seed)}
 
-    def items(self, data: Path) -> Sequence[Item]:
-        """One a question, in the group of its kind."""
-        return self.first_items(data, None)
+    @functools.cached_property
+    def _pictures(self) -> PictureStore:
+        return PictureStore()
 
-    def first_items(self, data: Path, limit: int | None) -> Sequence[Item]:
-        """Scenes behind the limit are not rendered."""
+    def items(self, data: Path) -> Iterator[Item]:
+        """One a question, in the group of its kind."""
         seeds = range(self.first_seed, self.first_seed + self.scenes)
-        made = (
+        return (
             item
             for seed, task in zip(seeds, self._tasks.values(), strict=True)
-            for item in _items(task, seed)
+            for item in _items(task, seed, self._pictures)
         )
-        return list(itertools.islice(made, limit))
 
     def query(self, item: Item, model_type: str) -> Query:
         """The question, about all its regions at once."""
@@ -99,7 +97,7 @@ class SceneQuestions(Benchmark):
     def picture(self, item: Item, data: Path) -> Picture:
         """Rendered."""
         assert item.image is not None, "items of scenes bear their picture's name"
-        return self._tasks[item.image].picture()
+        return self._pictures.picture(self._tasks[item.image])
 
     def score(
         self,
@@ -126,8 +124,9 @@ class SceneQuestions(Benchmark):
         return Scores(table=table, items=measured, counts=counts, failures=wrong)
 
 
-def _items(task: Task, seed: int) -> list[Item]:
+def _items(task: Task, seed: int, pictures: PictureStore) -> list[Item]:
     example = task.make()
+    pictures.keep(task, example.image)
     regions = [Region.from_mask(mask) for mask in example.masks]
     return [
         Item(

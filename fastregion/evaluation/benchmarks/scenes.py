@@ -11,9 +11,8 @@ the arithmetic are tested on captions written by hand and by the generator of th
 from __future__ import annotations
 
 import functools
-import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -30,7 +29,7 @@ from fastregion.evaluation.benchmarks.base import (
     Query,
     Scores,
 )
-from fastregion.evaluation.examples import Task, scene_tasks
+from fastregion.evaluation.examples import PictureStore, Task, scene_tasks
 from fastregion.evaluation.photos import photo_tasks
 from fastregion.evaluation.scene_measures import (
     BALANCED,
@@ -86,14 +85,13 @@ class Scenes(Benchmark):
             tasks += photo_tasks(self.photos)
         return {task.name: task for task in tasks}
 
-    def items(self, data: Path) -> Sequence[Item]:
-        """One a region, with the truths of its picture."""
-        return self.first_items(data, None)
+    @functools.cached_property
+    def _pictures(self) -> PictureStore:
+        return PictureStore()
 
-    def first_items(self, data: Path, limit: int | None) -> Sequence[Item]:
-        """Scenes behind the limit are not rendered."""
-        made = (item for task in self._tasks.values() for item in _items(task))
-        return list(itertools.islice(made, limit))
+    def items(self, data: Path) -> Iterator[Item]:
+        """One a region, with the truths of its picture."""
+        return (item for task in self._tasks.values() for item in _items(task, self._pictures))
 
     def query(self, item: Item, model_type: str) -> Query:
         """The captioner's own description."""
@@ -102,7 +100,7 @@ class Scenes(Benchmark):
     def picture(self, item: Item, data: Path) -> Picture:
         """Rendered, or the photograph."""
         assert item.image is not None, "items of scenes bear their picture's name"
-        return self._tasks[item.image].picture()
+        return self._pictures.picture(self._tasks[item.image])
 
     def predict(
         self, describer: Describer, picture: Picture, items: Sequence[Item], query: Query
@@ -193,8 +191,9 @@ def _failures(measured: Mapping[str, Mapping[str, bool]]) -> tuple[str, ...]:
     return tuple(sorted(wrong, key=lambda name: -wrong[name]))
 
 
-def _items(task: Task) -> list[Item]:
+def _items(task: Task, pictures: PictureStore) -> list[Item]:
     example = task.make()
+    pictures.keep(task, example.image)
     regions = tuple(Region.from_mask(mask) for mask in example.masks)
     return [
         Item(

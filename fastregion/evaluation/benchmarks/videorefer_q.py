@@ -6,6 +6,7 @@ that the field ``video`` names, here or in ``videos``. No judge: letters are com
 Verified: reading of answers and accuracies, against vectors of the published functions.
 Not verified: what captioners other than VideoRefer were shown. In a question, an object is
 ``<object1><region>``; here it becomes ``<Prompt0>``, and so on in the order of their numbers.
+Models that take no questions about videos can be shown one frame (``single_frame=true``).
 """
 
 from __future__ import annotations
@@ -18,18 +19,11 @@ from typing import ClassVar
 
 from fastregion.evaluation.benchmarks.accuracy import by_group
 from fastregion.evaluation.benchmarks.annotated_video import (
-    marked_frames,
+    VideoBenchmark,
     read_marks,
-    video_frames,
+    shown_frames,
 )
-from fastregion.evaluation.benchmarks.base import (
-    Benchmark,
-    Item,
-    Picture,
-    Prediction,
-    Query,
-    Scores,
-)
+from fastregion.evaluation.benchmarks.base import Item, Prediction, Query, Scores
 from fastregion.evaluation.benchmarks.notes import count_note, predicted_items
 from fastregion.evaluation.benchmarks.rows import Row, find_file, read_rows
 
@@ -66,7 +60,7 @@ def is_right(prediction: str, answer: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoReferQ(Benchmark):
+class VideoReferQ(VideoBenchmark):
     """See the module."""
 
     name: ClassVar[str] = "videorefer-q"
@@ -75,7 +69,8 @@ class VideoReferQ(Benchmark):
 
     def items(self, data: Path) -> list[Item]:
         """The questions, in the order of the file."""
-        return [_item(row) for row in read_rows(find_file(data, _FILE, f"annotations/{_FILE}"))]
+        rows = read_rows(find_file(data, _FILE, f"annotations/{_FILE}"))
+        return [_item(row, self.single_frame) for row in rows]
 
     def query(self, item: Item, model_type: str) -> Query:
         """The question and its options, about all objects at once."""
@@ -85,10 +80,6 @@ class VideoReferQ(Benchmark):
             "Answer with the option's letter from the given choices directly."
         )
         return Query(prompt=prompt, joint=True)
-
-    def picture(self, item: Item, data: Path) -> Picture:
-        """The frames in which any of the objects is marked."""
-        return video_frames(data, item.row["video"], item.row["numbers"])
 
     def score(
         self,
@@ -104,9 +95,9 @@ class VideoReferQ(Benchmark):
         return replace(by_group(asked, right, sets={"average": _TYPES}), notes=tuple(notes))
 
 
-def _item(row: Row) -> Item:
+def _item(row: Row, single_frame: bool) -> Item:
     objects = read_marks(row)
-    numbers = marked_frames(objects)
+    numbers = shown_frames(row, objects, single_frame)
     video, question, answer = row.text("video"), row.text("Question"), row.text("Answer")
     named = {number: f"<Prompt{k}>" for k, number in enumerate(sorted(set(_objects(question))))}
     if len(named) > len(objects):
@@ -115,10 +106,13 @@ def _item(row: Row) -> Item:
         raise row.error("Answer", f"expected an option that begins like (A), got {answer!r}")
     if row.text("type") not in _TYPES:
         raise row.error("type", f"expected one of {_TYPES}, got {row.values['type']!r}")
+    names = tuple(f"{video}, frame {number}" for number in numbers)
+    masks = [tuple(marks.get(number) for number in numbers) for marks in objects]
     return Item(
         id=row.name("id"),
-        frames=tuple(f"{video}, frame {number}" for number in numbers),
-        masks=tuple(tuple(marks.get(number) for number in numbers) for marks in objects),
+        image=names[0] if single_frame else None,
+        frames=() if single_frame else names,
+        masks=tuple(mask for (mask,) in masks) if single_frame else tuple(masks),
         group=row.text("type"),
         row={
             "video": video,

@@ -24,11 +24,11 @@ def api_key(base_url: str, variable: str) -> str | None:
         base_url: of the endpoint.
         variable: name of the environment variable that holds its key.
     """
-    if key := os.environ.get(variable):
-        return key
+    names = [variable]
     if urlsplit(base_url).hostname == _OPENAI:
-        return os.environ.get("OPENAI_API_KEY")
-    return None
+        names.append("OPENAI_API_KEY")
+    keys = (os.environ.get(name, "").strip() for name in names)  # files of secrets end in a newline
+    return next((key for key in keys if key), None)
 
 
 def local_chat(name: str) -> Chat:

@@ -33,6 +33,7 @@ _LONGEST_BACK_OFF = 60.0  # seconds
 _LONGEST_RETRY_AFTER = 600.0  # seconds
 _GIVE_UP_AFTER = 5  # requests in a row that failed for good
 _MAX_BYTES = 4 << 20  # of an answer
+_MOST_TOKENS = 1 << 31  # of a usage that is believed
 _CHARACTERS_PER_TOKEN = 4  # about, for the limit of tokens, until the endpoint tells
 _TOKENS_PER_PICTURE = 1000  # likewise
 
@@ -74,6 +75,9 @@ class Endpoint:
             raise ValueError("base_url: expected an address without user, query and fragment")
         if not self.model.strip():
             raise ValueError("model: expected the name of the endpoint's model, got a blank one")
+        key = self.api_key or "-"
+        if not (key.isascii() and key.isprintable()) or " " in key:  # not shown: it is a secret
+            raise ValueError("api_key: expected ASCII characters without blanks and line ends")
         for name in ("concurrency", "tries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
@@ -235,9 +239,10 @@ def _parse(content: bytes) -> Answer:
     usage = {}
     for name in ("prompt_tokens", "completion_tokens"):
         count = told.get(name) if isinstance(told, dict) else None
-        if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+        if type(count) is int and 0 <= count <= _MOST_TOKENS:
             usage[name] = count
-    return Answer(text=text, usage=usage)
+    # JSON can spell halves of surrogate pairs, which no file or terminal takes.
+    return Answer(text=text.encode("utf-8", "replace").decode(), usage=usage)
 
 
 def _retry_after(value: str | None) -> float | None:

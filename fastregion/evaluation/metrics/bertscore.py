@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fastregion.evaluation.metrics.common import MetricResult
+from fastregion.evaluation.metrics.common import MetricResult, check_captions
 from fastregion.evaluation.metrics.encoder import TextEncoder
 
 __all__ = ["DEFAULT_LAYERS", "BertScore", "inverse_document_frequency", "match_tokens"]
@@ -105,7 +105,11 @@ class BertScore:
 
         Returns:
             ``precision``, ``recall`` and ``f1``; the corpus has the mean.
+
+        Raises:
+            ValueError: no candidates, an item without a reference, or other numbers of them.
         """
+        check_captions(candidates, references)
         rare = None
         if self.idf:
             rare = inverse_document_frequency(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
-from functools import reduce
-from operator import or_
 
-from fastregion.evaluation.metrics.common import MAX_ORDER, MetricResult, ngram_counts
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["bleu"]
+from fastregion.evaluation.metrics.common import MetricResult
+from fastregion.evaluation.metrics.ngrams import (
+    MAX_ORDER,
+    CountedCorpus,
+    CountedOrder,
+    Integers,
+    count_ngrams,
+    lookup,
+)
+
+__all__ = ["bleu", "bleu_of_counts"]
 
 _TINY, _SMALL = 1e-15, 1e-9  # of the published code: they keep 0/0 finite, and no score quite 0
 
@@ -29,41 +36,51 @@ def bleu(
 
     Returns:
         Four results in 0..1. An item's value is the same formula on its own counts.
+
+    Raises:
+        ValueError: no candidates, an item without a reference, or other numbers of them.
     """
-    correct = [0] * MAX_ORDER
-    guess = [0] * MAX_ORDER
-    length = closest_length = 0
-    items: list[list[float]] = []
-    for candidate, texts in zip(candidates, references, strict=True):
-        words, splits = candidate.split(), [text.split() for text in texts]
-        closest = min((abs(len(split) - len(words)), len(split)) for split in splits)[1]
-        most = [reduce(or_, orders) for orders in zip(*map(ngram_counts, splits), strict=True)]
-        found = [
-            _clipped(counts, limits)
-            for counts, limits in zip(ngram_counts(words), most, strict=True)
-        ]
-        tried = [max(0, len(words) - n) for n in range(MAX_ORDER)]
-        items.append(_scores(found, tried, len(words), closest))
-        correct = [total + new for total, new in zip(correct, found, strict=True)]
-        guess = [total + new for total, new in zip(guess, tried, strict=True)]
-        length += len(words)
-        closest_length += closest
-    corpus = _scores(correct, guess, length, closest_length)
+    return bleu_of_counts(count_ngrams(candidates, references))
+
+
+def bleu_of_counts(corpus: CountedCorpus) -> tuple[MetricResult, ...]:
+    """As :func:`bleu`, of n-grams that are counted already."""
+    correct = np.stack([_clipped(order, corpus) for order in corpus.orders])  # [4, N]
+    guess = np.maximum(corpus.lengths - np.arange(MAX_ORDER)[:, None], 0)  # [4, N]
+    closest = _closest_lengths(corpus)
+    items = _scores(correct, guess, corpus.lengths, closest)
+    totals = _scores(*(each.sum(axis=-1) for each in (correct, guess, corpus.lengths, closest)))
     return tuple(
-        MetricResult(corpus=corpus[k], items=tuple(item[k] for item in items))
-        for k in range(MAX_ORDER)
+        MetricResult(corpus=float(total), items=tuple(values.tolist()))
+        for total, values in zip(totals, items, strict=True)
     )
 
 
-def _clipped(counts: Counter[tuple[str, ...]], limits: Counter[tuple[str, ...]]) -> int:
-    return sum(min(count, limits[ngram]) for ngram, count in counts.items() if ngram in limits)
+def _clipped(order: CountedOrder, corpus: CountedCorpus) -> Integers:
+    """For each candidate, how many of its n-grams one of its references has: ``[N]``."""
+    limits = lookup(order.item_keys, order.item_counts, order.own_keys)
+    found = np.minimum(order.own_counts, limits)
+    # Counts are whole numbers far below 2^53: exact as weights.
+    clipped = np.bincount(order.own_keys // max(order.size, 1), found, len(corpus.lengths))
+    return clipped.astype(np.int64)
 
 
-def _scores(correct: list[int], guess: list[int], length: int, closest: int) -> list[float]:
+def _closest_lengths(corpus: CountedCorpus) -> Integers:
+    """Of each item, the length of the reference that is closest to the candidate's: ``[N]``."""
+    differences = np.abs(corpus.reference_lengths - corpus.lengths[corpus.items])
+    ascending = np.lexsort((corpus.reference_lengths, differences, corpus.items))
+    _, first = np.unique(corpus.items, return_index=True)
+    closest: Integers = corpus.reference_lengths[ascending[first]]
+    return closest
+
+
+def _scores(
+    correct: Integers, guess: Integers, length: Integers, closest: Integers
+) -> NDArray[np.float64]:
+    """BLEU@1 to BLEU@4 of counts ``[4, ...]`` and lengths ``[...]``: ``[4, ...]``."""
     ratio = (length + _TINY) / (closest + _SMALL)
-    penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    product, scores = 1.0, []
-    for n, (right, all_) in enumerate(zip(correct, guess, strict=True), start=1):
-        product *= (right + _TINY) / (all_ + _SMALL)
-        scores.append(product ** (1 / n) * penalty)
+    penalty = np.exp(np.minimum(1 - 1 / ratio, 0))
+    products = np.cumprod((correct + _TINY) / (guess + _SMALL), axis=0)
+    orders = np.arange(1, MAX_ORDER + 1).reshape(-1, *[1] * (products.ndim - 1))
+    scores: NDArray[np.float64] = products ** (1 / orders) * penalty
     return scores

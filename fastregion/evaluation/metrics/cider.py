@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
 
-from fastregion.evaluation.metrics.common import MAX_ORDER, MetricResult, ngram_counts
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["cider"]
+from fastregion.evaluation.metrics.common import MetricResult
+from fastregion.evaluation.metrics.ngrams import (
+    MAX_ORDER,
+    CountedCorpus,
+    CountedOrder,
+    count_ngrams,
+    lookup,
+)
+
+__all__ = ["cider", "cider_of_counts"]
 
 _SIGMA = 6.0  # of the length penalty
-
-_Vector = tuple[list[dict[tuple[str, ...], float]], list[float], int]
 
 
 def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> MetricResult:
@@ -27,44 +32,47 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Met
 
     Returns:
         Values in 0..10; the corpus has the mean.
+
+    Raises:
+        ValueError: no candidates, an item without a reference, or other numbers of them.
     """
-    counts = [[ngram_counts(text.split()) for text in texts] for texts in references]
+    return cider_of_counts(count_ngrams(candidates, references))
+
+
+def cider_of_counts(corpus: CountedCorpus) -> MetricResult:
+    """As :func:`cider`, of n-grams that are counted already."""
+    logs = np.log(np.arange(1, len(corpus.lengths) + 1))
+    similar = sum(_cosines(order, corpus, logs) for order in corpus.orders)  # [M]
+    # The published "length" of a caption is its number of bigrams.
+    own, other = (
+        np.maximum(each - 1, 0) for each in (corpus.lengths[corpus.items], corpus.reference_lengths)
+    )
+    similar = similar * np.exp(-((own - other) ** 2) / (2 * _SIGMA**2))
+    items = 10 * np.bincount(corpus.items, similar) / MAX_ORDER / np.bincount(corpus.items)
+    return MetricResult(corpus=float(items.mean()), items=tuple(items.tolist()))
+
+
+def _cosines(
+    order: CountedOrder, corpus: CountedCorpus, logs: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Clipped cosine of each reference and its candidate: ``[M]``.
+
+    Args:
+        order: the n-grams of one order.
+        corpus: whose they are.
+        logs: ``[N]``, the logarithms of 1 to N.
+    """
+    size = max(order.size, 1)
     # An n-gram counts once an item, however many of its references have it.
-    frequency: Counter[tuple[str, ...]] = Counter()
-    for orders in counts:
-        frequency.update(set(chain.from_iterable(chain.from_iterable(orders))))
-    log_items = math.log(len(counts)) if counts else 0.0
-    weight = {ngram: log_items - math.log(count) for ngram, count in frequency.items()}
-
-    def vector(orders: list[Counter[tuple[str, ...]]]) -> _Vector:
-        """tf-idf of each order, its norm, and the published "length": the number of bigrams."""
-        weighted = [
-            {ngram: count * weight.get(ngram, log_items) for ngram, count in order.items()}
-            for order in orders
-        ]
-        norms = [math.sqrt(sum(value * value for value in each.values())) for each in weighted]
-        return weighted, norms, orders[1].total()
-
-    items = []
-    for candidate, orders in zip(candidates, counts, strict=True):
-        own = vector(ngram_counts(candidate.split()))
-        similar = sum(_similarity(own, vector(reference)) for reference in orders)
-        items.append(10 * similar / MAX_ORDER / len(orders))
-    return MetricResult(corpus=sum(items) / len(items), items=tuple(items))
-
-
-def _similarity(candidate: _Vector, reference: _Vector) -> float:
-    """Sum over n of the clipped cosine, with the length penalty."""
-    total = 0.0
-    for own, other, norm, other_norm in zip(
-        candidate[0], reference[0], candidate[1], reference[1], strict=True
-    ):
-        if norm and other_norm:
-            clipped = sum(
-                min(value, other[ngram]) * other[ngram]
-                for ngram, value in own.items()
-                if ngram in other
-            )
-            total += clipped / (norm * other_norm)
-    difference = candidate[2] - reference[2]
-    return total * math.exp(-(difference**2) / (2 * _SIGMA**2))
+    frequency = np.bincount(order.item_keys % size, minlength=size)
+    weight = logs[-1] - logs[np.maximum(frequency, 1) - 1]  # log(N / df), by n-gram
+    own = order.own_counts * weight[order.own_keys % size]
+    other = order.counts * weight[order.keys % size]
+    shared = lookup(order.own_keys, order.own_counts, order.keys)
+    clipped = np.minimum(shared * weight[order.keys % size], other)
+    own_norm = np.sqrt(np.bincount(order.own_keys // size, own**2, len(corpus.lengths)))
+    other_norm = np.sqrt(np.bincount(order.texts, other**2, len(corpus.items)))
+    norms = own_norm[corpus.items] * other_norm
+    dots = np.bincount(order.texts, clipped * other, len(corpus.items))
+    cosines: NDArray[np.float64] = np.divide(dots, norms, out=np.zeros(len(dots)), where=norms > 0)
+    return cosines

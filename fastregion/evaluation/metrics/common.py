@@ -1,14 +1,11 @@
-"""N-grams of tokenised captions, and what metrics return."""
+"""What metrics take and return."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["MAX_ORDER", "MetricResult", "MetricUnavailable", "ngram_counts"]
-
-MAX_ORDER = 4
-"""Longest n-grams of BLEU and CIDEr."""
+__all__ = ["MetricResult", "MetricUnavailable", "check_captions"]
 
 
 class MetricUnavailable(RuntimeError):
@@ -30,9 +27,19 @@ class MetricResult:
     notes: tuple[str, ...] = field(default=())
 
 
-def ngram_counts(words: list[str]) -> list[Counter[tuple[str, ...]]]:
-    """For n = 1 to 4, how often each n-gram occurs."""
-    return [
-        Counter(zip(*(words[start:] for start in range(n)), strict=False))
-        for n in range(1, MAX_ORDER + 1)
-    ]
+def check_captions(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Refuse what no metric can be computed of.
+
+    Raises:
+        ValueError: no items, an item without a reference, or other numbers of candidates than of
+            references.
+    """
+    if len(candidates) != len(references):
+        raise ValueError(
+            f"references: expected {len(candidates)}, one list a candidate, got {len(references)}"
+        )
+    if not candidates:
+        raise ValueError("candidates: expected at least one caption, got none")
+    for index, texts in enumerate(references):
+        if isinstance(texts, str) or not texts:
+            raise ValueError(f"references: item {index} must be a list of captions, got {texts!r}")

@@ -15,7 +15,7 @@ from importlib import import_module
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
-from fastregion.evaluation.metrics.common import MetricResult, MetricUnavailable
+from fastregion.evaluation.metrics.common import MetricResult, MetricUnavailable, check_captions
 from fastregion.evaluation.metrics.java import find_jar, find_java
 from fastregion.evaluation.metrics.rouge import stemmer
 
@@ -63,7 +63,9 @@ class Meteor:
         Raises:
             TimeoutError: Java does not answer.
             MetricUnavailable: Java has ended, or says what is no number.
+            ValueError: no candidates, an item without a reference, or other numbers of them.
         """
+        check_captions(candidates, references)
         statistics = []
         for candidate, texts in zip(candidates, references, strict=True):
             hypothesis = candidate.replace("|||", "").replace("  ", " ")
@@ -126,7 +128,7 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Me
     """METEOR 1.5 of tokenised captions; for several corpora, keep one :class:`Meteor`.
 
     Raises:
-        MetricUnavailable, TimeoutError: as for :class:`Meteor`.
+        MetricUnavailable, TimeoutError, ValueError: as for :class:`Meteor`.
     """
     with Meteor() as scorer:
         return scorer(candidates, references)
@@ -163,7 +165,9 @@ def meteor_nltk(
 
     Raises:
         MetricUnavailable: without the package nltk.
+        ValueError: no candidates, an item without a reference, or other numbers of them.
     """
+    check_captions(candidates, references)
     try:
         meteor_score = import_module("nltk.translate.meteor_score").meteor_score
     except ImportError as error:

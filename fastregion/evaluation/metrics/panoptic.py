@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from fastregion.evaluation.metrics.bleu import bleu
-from fastregion.evaluation.metrics.cider import cider
+from fastregion.evaluation.metrics.bleu import bleu_of_counts
+from fastregion.evaluation.metrics.cider import cider_of_counts
 from fastregion.evaluation.metrics.meteor import meteor_nltk
+from fastregion.evaluation.metrics.ngrams import count_ngrams
 from fastregion.evaluation.metrics.ptb_tokenizer import tokenize
 from fastregion.evaluation.metrics.rouge import rouge_l
 from fastregion.models.coco_panoptic import PanopticFiles
@@ -91,10 +92,15 @@ class CaptionMap:
 
 @dataclass(frozen=True)
 class _Overlaps:
-    """One image: segments by id, and pixels that an annotated and a predicted id share."""
+    """One image: segments by id, and pixels that an annotated and a predicted id share.
+
+    As published, the areas of annotated segments are those that the file states; those of predicted
+    ones are counted.
+    """
 
     image_id: int | str
     annotated: Mapping[int, Segment]
+    areas: Mapping[int, float]  # of annotated segments
     predicted: Mapping[int, Segment]
     pixels: Mapping[tuple[int, int], int]  # in increasing order of ids; 0 is void
 
@@ -107,7 +113,7 @@ class _Overlaps:
             if annotated.category.id != predicted.category.id:
                 continue
             void = self.pixels.get((0, other), 0)
-            union = annotated.area + predicted.area - pixels - void
+            union = self.areas[one] + predicted.area - pixels - void
             yield Match(
                 image_id=self.image_id,
                 annotated=annotated,
@@ -129,12 +135,23 @@ def _overlaps(annotations: PanopticFiles, predictions: PanopticFiles) -> Iterato
         yield _Overlaps(
             image.image_id,
             {_id(segment): segment for segment in image.segments},
+            {info["id"]: _area(info, image.image_id) for info in annotations.infos(image.image_id)},
             {_id(segment): segment for segment in predicted.segments},
             {
                 (code >> 24, code & 0xFFFFFF): count
                 for code, count in zip(codes.tolist(), counts.tolist(), strict=True)
             },
         )
+
+
+def _area(info: Mapping[str, Any], image_id: int | str) -> float:
+    area = info.get("area")
+    if isinstance(area, bool) or not isinstance(area, int | float) or not area > 0:
+        raise ValueError(
+            f"annotations: area of segment {info['id']} of image {image_id!r} must be a number "
+            f"above 0, got {area!r}"
+        )
+    return area
 
 
 def _id(segment: Segment) -> int:
@@ -207,9 +224,10 @@ def _caption_scores(matched: Sequence[Match], share: float) -> dict[str, float]:
         return {"bleu_4": 0.0, "cider": 0.0, "rouge_l": 0.0}
     candidates = tokenize([match.predicted.caption for match in matched])
     references = [[text] for text in tokenize([match.annotated.caption for match in matched])]
+    counts = count_ngrams(candidates, references)
     return {
-        "bleu_4": bleu(candidates, references)[3].corpus * share,
-        "cider": cider(candidates, references).corpus * share,
+        "bleu_4": bleu_of_counts(counts)[3].corpus * share,
+        "cider": cider_of_counts(counts).corpus * share,
         "rouge_l": rouge_l(candidates, references).corpus * share,
     }
 

@@ -19,7 +19,7 @@ from fastregion.evaluation.metrics.ptb_characters import (
     character_set,
 )
 
-__all__ = ["BEFORE_NUMBERS", "lex"]
+__all__ = ["BEFORE_NUMBERS", "PLAIN_WORD", "lex"]
 
 _LETTER = "A-Za-z" + character_set(LETTERS)
 _DIGIT = "0-9" + character_set(DIGITS)
@@ -36,7 +36,8 @@ _NUMBER = rf"(?:[{_DIGIT}]*(?:[.:,\xad\u066b\u066c][{_DIGIT}]+)+|[{_DIGIT}]+)"
 _QUOTE = r"(?:['`\x91\x92\u2018\u2019\u201b]|&apos;)"
 _CLITIC = rf"{_APOSTROPHE}(?i:[msd]|re|ve|ll)"
 _NOT = rf"[nN]{_QUOTE}[tT]"
-_THING = rf"(?:[dDoOlL]{_QUOTE}{_ALNUM})?{_ALNUM}+(?:{_HYPHEN}{_ALNUM}+)*"
+_PART = rf"(?:[dDoOlL]{_QUOTE}{_ALNUM})?{_ALNUM}+"
+_THING = rf"{_PART}(?:{_HYPHEN}{_PART})*"
 _NAME = r"[A-Za-z][A-Za-z0-9_:.-]*"
 _VALUE = r"(?:'[^'\r\n]*'|\"[^\"\r\n]*\")"
 _TAG = (
@@ -45,7 +46,9 @@ _TAG = (
 )
 _SLASHED = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _ACRONYM = r"[A-Za-z](?:\.[A-Za-z])+"
+_HYPHENATED = rf"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:{_ACRONYM}\.|[A-Za-z0-9\xad]+))+"
 _NOT_IN_URL = r" \t\n\f\r\"<>|"
+_TWO_UNITS = "[\U00010000-\U0010ffff]"  # one character here, two in Java
 _HOST = rf"[^{_NOT_IN_URL}.!?(){{}},]+"
 
 # Abbreviations keep their period. Some may end a sentence: they are also cut from a single letter
@@ -145,19 +148,19 @@ class _Rule:
     write: Callable[[str], str] = _plain
 
 
+_TWO_IN_ONE = (
+    *(("can", "not"), ("gon", "na"), ("got", "ta"), ("lem", "me"), ("gim", "me")),
+    *(("wan", "na"), ("'t", "is"), ("'t", "was")),
+)
+PLAIN_WORD = re.compile(rf"(?!(?i:{'|'.join(one + two for one, two in _TWO_IN_ONE)})\Z)[A-Za-z]+")
+"""Between spaces, what is a token as it stands, by whatever rules: most words are."""
+
 _RULES = (
-    # Words that are two.
-    *(
-        _Rule(rf"(?i:{one})", rf"(?i:{two})")
-        for one, two in (
-            *(("can", "not"), ("gon", "na"), ("got", "ta"), ("lem", "me"), ("gim", "me")),
-            *(("wan", "na"), ("'t", "is"), ("'t", "was")),
-        )
-    ),
+    *(_Rule(rf"(?i:{one})", rf"(?i:{two})") for one, two in _TWO_IN_ONE),
     _Rule(_TAG, write=_unbroken),
     # Words, and what follows their apostrophes.
     _Rule(_WORD, _CLITIC),
-    _Rule(r"[A-Za-z\xad]+?", _NOT),
+    _Rule(r"[A-Za-z\xad]*[A-MO-Za-mo-z]\xad*", _NOT),
     _Rule(_WORD),
     _Rule(rf"(?i:{_APOSTROPHE}n{_APOSTROPHE})"),
     _Rule(rf"(?i:{_APOSTROPHE}n)", _WIDE),
@@ -178,7 +181,7 @@ _RULES = (
     _Rule(rf"(?i:https?)://[^{_NOT_IN_URL}(){{}}]+[^{_NOT_IN_URL}.!?(){{}},-]", write=str),
     _Rule(
         rf"(?:(?i:www)\.(?:{_HOST}\.)+[a-zA-Z]{{2,4}}|(?:[^{_NOT_IN_URL}`'.!?(){{}},-_$]+\.)+(?i:com|net|org|edu))"
-        rf"(?:/[^{_NOT_IN_URL}(){{}}]+[^{_NOT_IN_URL}.!?(){{}},-])?",
+        rf"(?:/(?:[^{_NOT_IN_URL}(){{}}]+[^{_NOT_IN_URL}.!?(){{}},-]|{_TWO_UNITS}))?",
         write=str,
     ),
     _Rule(
@@ -218,7 +221,8 @@ _RULES = (
         rf"(?:{_ACRONYM}|(?:Canada|Sino|Korean|EU|Japan|non)-U\.S|U\.S\.-(?:U\.K|U\.S\.S\.R))\.?"
     ),
     _Rule(rf"{_WORD}\.", "[,;:\u3001]"),
-    _Rule(rf"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:{_ACRONYM}\.|[A-Za-z0-9\xad]+))+"),
+    _Rule(_HYPHENATED),
+    _Rule(rf"{_HYPHENATED}\.", "[,;:\u3001]"),
     _Rule(rf"{_ALNUM}+(?:\.{_ALNUM}+)*\.{_EXTENSION}", rf"(?:{_WIDE}|[.?!,])"),
     _Rule(r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"),
     _Rule(_THING),
@@ -234,9 +238,9 @@ _RULES = (
     _Rule("&gt;|>", write=_as(">")),
     _Rule("&amp;|&", write=_as("&")),
     *(_Rule(re.escape(char), write=_as(written)) for char, written in _BRACKETS.items()),
-    _Rule(r"&(?:mdash|ndash|MD);|-{2,}|[\x96\x97\u2013-\u2015]", write=_as("--")),
-    _Rule("-"),
-    _Rule(r"\.{3,}|\.(?:[ \xa0]\.){2,}|\u2026|\x85", write=_as("...")),
+    _Rule(r"&(?:mdash|ndash|MD);|-{2,4}|[\x96\x97\u2013-\u2015]", write=_as("--")),
+    _Rule("-{5,}|-"),
+    _Rule(r"\.{3,5}|\.(?:[ \xa0]\.){2,}|\u2026|\x85", write=_as("...")),
     _Rule(r"@+|#+|\\\*|\*+"),
     _Rule(r"[cC]\+\+|[cCfF]#"),
     _Rule(r"&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);"),

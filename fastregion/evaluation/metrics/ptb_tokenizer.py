@@ -11,12 +11,14 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from fastregion.evaluation.metrics.ptb_rules import BEFORE_NUMBERS, lex
+from fastregion.evaluation.metrics.ptb_rules import BEFORE_NUMBERS, PLAIN_WORD, lex
 
 __all__ = ["tokenize"]
 
 _PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 _LINE_BREAK = re.compile("[\n\r\v\f\u2028\u2029]")
+# What such a place has; it is found much faster than the place itself, and most lines have none.
+_MAY_SPAN = re.compile(r"[<\t\xa0\u2000-\u200a\u30000-9).](?:(?<![0-9).])|(?=.))")
 # Where a token may reach over a space, or depend on what stands behind one.
 _SPANNING = re.compile(
     r"[<\t\xa0\u2000-\u200a\u3000]|[0-9)] +[0-9+(]|\. +\.|(?<![A-Za-z])[A-Za-z]\. +[A-Z]"
@@ -48,7 +50,7 @@ def tokenize(captions: Sequence[str]) -> list[str]:
 
 
 def _tokenize_line(line: str, following: str) -> str:
-    if _SPANNING.search(line):
+    if _MAY_SPAN.search(line) and _SPANNING.search(line):
         return _join(lex(line, following))
     *words, last = line.split(" ")
     tokens = [*map(_tokenize_word, words)]
@@ -58,7 +60,7 @@ def _tokenize_line(line: str, following: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _tokenize_word(word: str) -> str:
-    return _join(lex(word))
+    return word.lower() if PLAIN_WORD.fullmatch(word) else _join(lex(word))
 
 
 def _join(tokens: list[str]) -> str:

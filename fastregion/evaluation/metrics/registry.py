@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fastregion.evaluation.metrics.bleu import bleu
-from fastregion.evaluation.metrics.cider import cider
-from fastregion.evaluation.metrics.common import MAX_ORDER, MetricResult, MetricUnavailable
+from fastregion.evaluation.metrics.bleu import bleu_of_counts
+from fastregion.evaluation.metrics.cider import cider_of_counts
+from fastregion.evaluation.metrics.common import MetricResult, MetricUnavailable, check_captions
 from fastregion.evaluation.metrics.meteor import meteor, meteor_nltk
+from fastregion.evaluation.metrics.ngrams import MAX_ORDER, count_ngrams
 from fastregion.evaluation.metrics.ptb_tokenizer import tokenize
 from fastregion.evaluation.metrics.rouge import rouge_l, rouge_score_l
 from fastregion.evaluation.metrics.spice import spice
@@ -20,13 +21,13 @@ _Metric = Callable[[_Texts, Sequence[_Texts]], MetricResult]
 _BLEU = tuple(f"bleu_{n}" for n in range(1, MAX_ORDER + 1))
 _TOKENIZED: Mapping[str, _Metric] = {
     "rouge_l": rouge_l,
-    "cider": cider,
     "meteor": meteor,
     "meteor_nltk": meteor_nltk,
     "spice": spice,
 }
 _RAW: Mapping[str, _Metric] = {"rouge_score_l": rouge_score_l}
-METRICS = (*_BLEU, *_TOKENIZED, *_RAW)
+_COUNTED = frozenset([*_BLEU, "cider"])
+METRICS = (*_BLEU, "cider", *_TOKENIZED, *_RAW)
 """The names."""
 
 
@@ -57,23 +58,17 @@ def compute(names: Sequence[str], candidates: _Texts, references: Sequence[_Text
     """
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"names: expected some of {', '.join(METRICS)}, got {unknown}")
-    if len(candidates) != len(references):
-        raise ValueError(
-            f"references: expected {len(candidates)}, one list a candidate, got {len(references)}"
-        )
-    if not candidates:
-        raise ValueError("candidates: expected at least one caption, got none")
-    for index, texts in enumerate(references):
-        if isinstance(texts, str) or not texts:
-            raise ValueError(f"references: item {index} must be a list of captions, got {texts!r}")
+    check_captions(candidates, references)
     results: dict[str, MetricResult] = {}
     unavailable: dict[str, str] = {}
     if any(name not in _RAW for name in names):
         tokens = tokenize(candidates)
         flat = iter(tokenize([text for texts in references for text in texts]))
         token_references = [[next(flat) for _ in texts] for texts in references]
-    if set(names) & set(_BLEU):
-        results.update(zip(_BLEU, bleu(tokens, token_references), strict=True))
+    if _COUNTED.intersection(names):
+        counts = count_ngrams(tokens, token_references)
+        results.update(zip(_BLEU, bleu_of_counts(counts), strict=True))
+        results["cider"] = cider_of_counts(counts)
     for name in names:
         try:
             if name in _TOKENIZED:

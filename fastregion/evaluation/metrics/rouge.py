@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 
-from fastregion.evaluation.metrics.common import MetricResult, MetricUnavailable
+from fastregion.evaluation.metrics.common import MetricResult, MetricUnavailable, check_captions
 
 __all__ = ["lcs_length", "rouge_l", "rouge_score_l", "stemmer"]
 
@@ -41,7 +41,11 @@ def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> M
 
     Returns:
         F = (1 + b^2) P R / (R + b^2 P) with b = 1.2, in 0..1; the corpus has the mean.
+
+    Raises:
+        ValueError: no candidates, an item without a reference, or other numbers of them.
     """
+    check_captions(candidates, references)
     items = []
     for candidate, texts in zip(candidates, references, strict=True):
         words, splits = candidate.split(" "), [text.split(" ") for text in texts]
@@ -69,7 +73,9 @@ def rouge_score_l(
 
     Raises:
         MetricUnavailable: stemming without the package nltk.
+        ValueError: no candidates, an item without a reference, or other numbers of them.
     """
+    check_captions(candidates, references)
     shorten = stemmer() if stem else str
     items = []
     for candidate, texts in zip(candidates, references, strict=True):

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastregion.evaluation.metrics.common import MetricResult, MetricUnavailable
+from fastregion.evaluation.metrics.common import MetricResult, MetricUnavailable, check_captions
 from fastregion.evaluation.metrics.java import find_jar, find_java
 from fastregion.json_files import read_json_file
 
@@ -44,7 +44,9 @@ def spice(
     Raises:
         MetricUnavailable: Java, the jar or the models are missing, or Java fails.
         TimeoutError: it takes longer than ``timeout``.
+        ValueError: no candidates, an item without a reference, or other numbers of them.
     """
+    check_captions(candidates, references)
     jar, java = find_jar("SPICE", "spice/spice-1.0.jar"), find_java("SPICE")
     missing = [name for name in _MODELS if not (jar.parent / "lib" / name).is_file()]
     if missing:

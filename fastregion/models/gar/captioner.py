@@ -41,7 +41,7 @@ from fastregion.models.gar.prompts import (
     region_text,
     turn_text,
 )
-from fastregion.models.request import RegionRequest, VideoRequest
+from fastregion.models.request import RegionRequest, TooManyRegionsError, VideoRequest
 from fastregion.models.shared_prompts import SharedPrompts
 from fastregion.models.weights import stored_dtype
 
@@ -202,8 +202,8 @@ class GarCaptioner(Captioner):
         """Cut tiles, merge masks, write prompts.
 
         Raises:
-            ValueError: a joint request about more regions than there are names for, or one that
-                does not name each; placeholders in the instruction.
+            TooManyRegionsError: a joint request about more regions than there are names for.
+            ValueError: one that does not name each; placeholders in the instruction.
         """
         instruction = request.instruction or ""
         for token in (IMAGE_TOKEN, *map(crop_token, range(self.max_frames))):
@@ -213,10 +213,7 @@ class GarCaptioner(Captioner):
             return self._process_video(request)
         regions, most = request.regions, self.config.prompt_numbers
         if request.joint and len(regions) > most:
-            raise ValueError(
-                f"regions: {self.model_id} has names for {most} regions in one prompt, "
-                f"got {len(regions)}"
-            )
+            raise TooManyRegionsError(self.model_id, most, len(regions))
         if request.joint:
             groups = [list(regions)]
         elif request.share:

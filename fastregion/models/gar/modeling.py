@@ -116,7 +116,8 @@ class GarModel(nn.Module):
             ``[T, P, D]`` with P tokens a tile, row-major.
         """
         tower = self.vision_tower
-        patches = tower.patch_embed(pixel_values.to(tower.pos_embed.dtype)).contiguous()
+        dtype = tower.pos_embed.dtype  # under autocast a convolution gives another one
+        patches = tower.patch_embed(pixel_values.to(dtype)).to(dtype).contiguous()
         if masks is not None and torch.is_grad_enabled():
             weight = self.mask_patch_embedding.weight
             patches = ops.mask_patch_embed(masks, weight, add_to=patches)

@@ -12,7 +12,7 @@ from fastregion.models.base import Captioner
 from fastregion.models.mini.config import MiniConfig
 from fastregion.models.mini.modeling import MiniModel
 from fastregion.models.mini.processing import RegionTiles, TileCutter
-from fastregion.models.request import RegionRequest
+from fastregion.models.request import RegionRequest, TooManyRegionsError
 
 DEFAULT_INSTRUCTION = "Describe this region in detail."
 
@@ -62,14 +62,11 @@ class MiniCaptioner(Captioner):
         """Cut the tiles and encode the instruction.
 
         Raises:
-            ValueError: A joint request about more regions than the model has names for.
+            TooManyRegionsError: A joint request about more regions than the model has names for.
         """
         most = len(self.config.region_token_ids)
         if request.joint and len(request.regions) > most:
-            raise ValueError(
-                f"regions: {self.model_id} compares at most {most} regions at a time, "
-                f"got {len(request.regions)}"
-            )
+            raise TooManyRegionsError(self.model_id, most, len(request.regions))
         masks = [region.mask for region in request.regions]
         groups = [masks] if request.joint else [[mask] for mask in masks]
         cutter = TileCutter(request.image, self.config)

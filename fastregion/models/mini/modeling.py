@@ -200,6 +200,8 @@ class MiniModel(nn.Module):
             named += [first + row for row in rows if row is not None]
             first += count
         table = self.decoder.get_input_embeddings().weight
+        # Under autocast they have another dtype than the table.
+        thumbnails, blocks = thumbnails.to(table.dtype), blocks.to(table.dtype)
         tokens = {image: thumbnails, region: blocks}
         if named:
             tokens[name] = blocks[named, 0]

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import starmap
@@ -25,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fastregion.json_files import read_json_file
 from fastregion.training.data.record import FAULTS, BadRow, Fault, Record
 from fastregion.training.data.sources import Records, repeats_of
+from fastregion.training.stopping import ignore_signals
 
 __all__ = ["CheckReport", "Found", "check_records"]
 
@@ -208,8 +210,8 @@ def _mapped(
     # Forked where that can be done: then the records are shared, not copied.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    with context.Pool(workers, _start, (records, max_regions)) as pool:
-        yield from pool.imap(_look_in_worker, chunks)
+    with ProcessPoolExecutor(workers, context, _start, (records, max_regions)) as pool:
+        yield from pool.map(_look_in_worker, chunks)
 
 
 def _look(records: Records, rows: range, max_regions: int) -> list[_Seen]:
@@ -243,6 +245,7 @@ _shared: tuple[Records, int]  # of a worker
 
 def _start(records: Records, max_regions: int) -> None:
     global _shared
+    ignore_signals()
     _shared = (records, max_regions)
 
 

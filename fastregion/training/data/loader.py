@@ -12,7 +12,6 @@ import hashlib
 import logging
 import math
 import multiprocessing
-import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fastregion.training.data.order import EpochOrder, sample_rng, substitute, text_lengths
 from fastregion.training.data.record import Record
 from fastregion.training.data.sources import Records, repeats_of
+from fastregion.training.stopping import ignore_signals
 
 __all__ = ["BatchLoader", "Item"]
 
@@ -174,7 +174,7 @@ class BatchLoader:
             collate_fn=_unchanged,
             prefetch_factor=_PREFETCHED if workers else None,
             multiprocessing_context=_context() if workers else None,
-            worker_init_fn=_start_worker if workers else None,
+            worker_init_fn=ignore_signals if workers else None,
             # Its own: drawing the workers' seeds must not move torch's generator.
             generator=torch.Generator().manual_seed(self._order.seed),
         )
@@ -299,12 +299,6 @@ def _unchanged(made: Any) -> Any:
 def _context() -> str | None:
     """Forked where that can be done: tasks need not be pickled, and share what is loaded."""
     return "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-
-
-def _start_worker(_: int) -> None:
-    """Signals to the whole group are the training process's: it saves, then ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _fingerprint(records: Records) -> str:

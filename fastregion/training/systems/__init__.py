@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fastregion.training.patterns import fits, require_fit
+from fastregion.models.patterns import fits, require_fit
 from fastregion.training.settings import from_mapping
 from fastregion.training.task import Task
 
 if TYPE_CHECKING:
     from fastregion.training.recipe import Recipe
 
-__all__ = ["MAKES_ITS_OWN_ROWS", "SYSTEMS", "build_task"]
+__all__ = ["MAKES_ROWS", "SYSTEMS", "build_task"]
 
-MAKES_ITS_OWN_ROWS = ("mini",)
 SYSTEMS = ("gar", "dam", "ureca", "pix2cap", "mini")
+MAKES_ROWS = ("mini",)  # where a recipe names none
 
 
 def build_task(recipe: Recipe) -> Task:

@@ -87,7 +87,7 @@ def caption_dialogue(
     order = list(range(names))
     draws.shuffle(order)
     used = order[: min(len(captions), names - 1)]
-    absent = region_name(order[len(used)])
+    absent = region_name(order[len(used)])  # the first unused one of the shuffle, as published
     turns: list[tuple[str, str]] = []
     asked_about_absent = False
     for number, (name, caption) in enumerate(zip(used, captions, strict=False)):

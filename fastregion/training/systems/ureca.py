@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastregion.language import IGNORED_LABEL, PackedPrompts
+from fastregion.models.patterns import fits, require_fit
 from fastregion.models.training_steps import token_loss
 from fastregion.models.ureca import UrecaCaptioner
 from fastregion.models.ureca.checkpoint import LORA_SCALE
@@ -31,7 +32,6 @@ from fastregion.models.ureca.prompts import (
 from fastregion.regions import Region
 from fastregion.training.data import BadRow, Record, Turn
 from fastregion.training.data.augmentation import python_random, recompress
-from fastregion.training.patterns import fits, require_fit
 from fastregion.training.systems.ureca_stages import start_from, train_lora, train_mask_encoder
 from fastregion.training.task import Loss, Task
 from fastregion.training.texts import readable, region_captions

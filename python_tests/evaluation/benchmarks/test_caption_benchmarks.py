@@ -130,7 +130,7 @@ def test_keywords(keywords: Path) -> None:
     items = LvisKeywords().items(keywords)
     assert [item.id for item in items] == ["0-0", "0-1"]
     assert items[1].row["category"] == "lamp:shade"
-    prompts = [b.query(items[0], "gar").prompt for b in (LvisKeywords(), PacoKeywords())]
+    prompts = [b.query(items[0], "GAR").prompt for b in (LvisKeywords(), PacoKeywords())]
     assert prompts[0] == "What is the category of <Prompt0>? Using only one word or phrase."
     assert "object:part" in (prompts[1] or "")
 
@@ -228,6 +228,7 @@ def test_hc_stvg(clips: Path) -> None:
     [
         ([[0, 0, 9, 9]], "row 0: track_list: expected 2 boxes, one a frame, got 1"),
         ([[0, 0, 9, 9], [0, 0]], r"row 0: track_list\[1\]: expected 4 finite numbers"),
+        ([[0, 0, 9, 9], [5, 0, 5, 9]], r"row 0: track_list\[1\]: expected x0 < x1 and y0 < y1"),
     ],
 )
 def test_hc_stvg_bad_data(clips: Path, value: Any, message: str) -> None:

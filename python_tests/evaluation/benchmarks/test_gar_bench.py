@@ -63,7 +63,7 @@ def said(**texts: str) -> dict[str, Prediction]:
 
 def test_vqa_asks_about_all_regions(data: Path) -> None:
     item = GarBenchVqa().items(data)[0]
-    query = GarBenchVqa().query(item, "gar")
+    query = GarBenchVqa().query(item, "GAR")
     assert query.joint
     assert query.prompt == (
         "Question: Is <Prompt0> larger?\nOptions:\nA. yes\nB. no, <Prompt1> is\n"
@@ -108,8 +108,8 @@ def test_vqa_record_of_other_pictures(data: Path, tmp_path: Path) -> None:
 
 def test_cap_queries(data: Path) -> None:
     simple, detailed = GarBenchCap().items(data)
-    assert GarBenchCap().query(simple, "gar").prompt == "How is <Prompt0> to <Prompt1>?"
-    prompt = GarBenchCap().query(detailed, "gar").prompt
+    assert GarBenchCap().query(simple, "GAR").prompt == "How is <Prompt0> to <Prompt1>?"
+    prompt = GarBenchCap().query(detailed, "GAR").prompt
     assert prompt == "Describe <Prompt0> in detail, including the relationship with <Prompt1>."
 
 

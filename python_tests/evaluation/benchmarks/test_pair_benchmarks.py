@@ -81,6 +81,9 @@ def test_ferret_records(ferret: Path, tmp_path: Path) -> None:
     )
     assert [(p.item, p.text) for p in predictions] == [("1", "b")]
     assert answers == {("1", "review"): "1 2"}
+    other = write_lines(tmp_path / "n.jsonl", [{**review, "question_id": 2}])
+    with pytest.raises(ValueError, match="line 1: question_id: is no row of the data, got '2'"):
+        FerretBench().recorded(ferret, other)
 
 
 def test_ferret_files_must_be_aligned(ferret: Path) -> None:
@@ -174,6 +177,11 @@ def test_mdvp_outputs_are_aligned(mdvp: Path, tmp_path: Path) -> None:
     assert [p.text for p in MdvpBench().recorded(mdvp, record)[0]] == list("0123456")
     with pytest.raises(ValueError, match="expected 7 rows, got 1"):
         MdvpBench().recorded(mdvp, write_json(tmp_path / "n.json", [{"caption": "x"}]))
+    released = MdvpBench(released=True).recorded(mdvp, record)[0]
+    assert [p.text for p in released] == ["0", "1"]  # as many as a domain has questions
+    write_json(record, [{"caption": str(k)} for k in range(8)])
+    with pytest.raises(ValueError, match="expected 7 rows, got 8"):
+        MdvpBench().recorded(mdvp, record)
 
 
 def test_marks_have_numbers() -> None:

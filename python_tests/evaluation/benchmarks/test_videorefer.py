@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from benchmark_data import box_rle, changed, judge_template, write_json, write_picture
 
+from fastregion.evaluation.benchmarks.annotated_video import VideoBenchmark
 from fastregion.evaluation.benchmarks.base import Prediction
 from fastregion.evaluation.benchmarks.videorefer_d import VideoReferD
 from fastregion.evaluation.benchmarks.videorefer_q import VideoReferQ
@@ -89,7 +90,7 @@ def test_d_message(data: Path) -> None:
 
 def test_q_asks_about_all_objects(data: Path) -> None:
     (item,) = VideoReferQ().items(data)
-    query = VideoReferQ().query(item, "gar")
+    query = VideoReferQ().query(item, "GAR")
     assert query.joint
     assert query.prompt == (
         "Does <Prompt0> chase <Prompt1>? <Prompt0>! (A) yes (B) no. "
@@ -99,6 +100,49 @@ def test_q_asks_about_all_objects(data: Path) -> None:
     first, second = item.masks
     assert [mask is None for mask in first] == [False, False, True]
     assert [mask is None for mask in second] == [True, False, False]
+
+
+def test_q_single_frame(data: Path) -> None:
+    benchmark = VideoReferQ(single_frame=True)
+    (item,) = benchmark.items(data)
+    assert not item.frames
+    assert item.masks == (marks(1)["1"]["segmentation"], marks(1)["1"]["segmentation"])
+    assert reds([benchmark.picture(item, data)]) == [10]
+    changed(data / "VideoRefer-Bench-Q.json", 0, "frame_idx", value="2")  # only of one object
+    with pytest.raises(ValueError, match=r"frame_idx: expected a marked frame, \[1\], got '2'"):
+        benchmark.items(data)
+
+
+@pytest.mark.parametrize(
+    ("variant", "what"),
+    [(VideoReferQ, "questions about videos"), (VideoReferD, "videos")],
+)
+def test_models_without_videos_are_told_of_single_frames(
+    data: Path, variant: type[VideoBenchmark], what: str
+) -> None:
+    said = rf"model: m takes no {what}, which videorefer-. needs; .*single_frame=true"
+    with pytest.raises(NotImplementedError, match=said):
+        asked(variant(), data)
+    assert asked(variant(single_frame=True), data) == "(B) no"
+
+
+class PicturesOnly:
+    model_id, model_type = "m", "other"
+
+    def describe(self, image: Any, *_: Any, **__: Any) -> list[str]:
+        return [self.ask(image)]
+
+    def ask(self, image: Any, *_: Any, **__: Any) -> str:
+        if isinstance(image, list):
+            raise NotImplementedError("no videos")
+        return "(B) no"
+
+
+def asked(benchmark: VideoBenchmark, data: Path) -> str:
+    (item,) = benchmark.items(data)
+    query, picture = benchmark.query(item, "other"), benchmark.picture(item, data)
+    (answered,) = benchmark.predict(PicturesOnly(), picture, [item], query)
+    return answered.text
 
 
 def test_q_empty_answer_is_wrong(data: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from benchmark_data import changed, judge_template, write_json, write_lines, wri
 
 from fastregion.evaluation.benchmarks.base import Prediction
 from fastregion.evaluation.benchmarks.vip_bench import VipBench, read_grade
+from fastregion.evaluation.judging import judge
 
 META = {
     "v1_0": {"question": "<obj>?", "answer": "red<OR>blue", "capability": ["rec", "ocr"]},
@@ -54,6 +56,40 @@ def test_message(data: Path) -> None:
     assert (call.attempts, call.options["max_tokens"]) == (5, 3)
 
 
+def test_further_attempts_are_warmer_and_have_a_hint(data: Path) -> None:
+    item = VipBench().items(data)[0]
+    wording = judge_template("vip_bench.txt")
+    (call,) = VipBench().judge_calls(item, Prediction(item="v1_0", text="Red."), wording, data)
+    tried = [call.at(attempt) for attempt in range(call.attempts)]
+    assert [one.options["temperature"] for one in tried] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    for again in tried[1:]:  # the question is that of the metadata then
+        row = "<obj>? | red <OR> blue | Red. |\nNumber from 0.0 to 1.0:"
+        assert again.messages[0]["content"].endswith(row)
+        assert again.options["max_tokens"] == 3
+
+
+class Mumbler:
+    """A judge who can only be read when it is asked warmly."""
+
+    name, concurrency = "judge", 1
+
+    def ask(self, messages: Any, options: Any) -> Any:
+        text = "0.5" if options["temperature"] >= 1.0 else "well"
+        return SimpleNamespace(text=text, usage={})
+
+
+def test_a_judge_is_asked_the_further_attempts(data: Path) -> None:
+    items = VipBench().items(data)[:1]
+    said = {"v1_0": Prediction(item="v1_0", text="Red.")}
+    wording = judge_template("vip_bench.txt")
+    mumbler: Any = Mumbler()
+    judged = judge(
+        VipBench(), mumbler, items, said, wording, data, repeats=1, path=None, progress=False
+    )
+    assert judged.answers == [{("v1_0", "grade"): "0.5"}]
+    assert judged.usage["requests"] == 3
+
+
 @pytest.mark.parametrize(
     ("answer", "grade"),
     [
@@ -75,8 +111,9 @@ def test_items_count_in_each_of_their_abilities(data: Path) -> None:
     predictions = {item.id: Prediction(item=item.id, text="x") for item in items}
     answers = {("v1_0", "grade"): "0.4", ("v1_1", "grade"): "no idea"}
     scores = VipBench().score(items, predictions, answers)
-    assert scores.table == {"rec": 20.0, "ocr": 40.0, "total": 20.0}
-    assert scores.counts == {"rec": 2, "ocr": 1, "total": 2}
+    exactly = {"exactly ocr + rec": 40.0, "exactly rec": 0.0}
+    assert scores.table == {"rec": 20.0, "ocr": 40.0, "total": 20.0, **exactly}
+    assert scores.counts == {"rec": 2, "ocr": 1, "total": 2, **dict.fromkeys(exactly, 1)}
     assert "1 answers hold no number and count 0: v1_1" in scores.notes
     assert scores.failures[0] == "v1_1"
 

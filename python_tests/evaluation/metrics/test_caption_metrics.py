@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from evaluation_oracles import needs_meteor, needs_pycocoevalcap
@@ -63,6 +64,11 @@ def test_empty_captions() -> None:
 
 def test_cider_needs_a_corpus() -> None:
     assert cider(["a b c d e"], [["a b c d e"]]).corpus == 0
+    for metric in (bleu, cider, rouge_l, rouge_score_l, meteor_nltk):
+        with pytest.raises(ValueError, match="candidates: expected at least one"):
+            metric([], [])
+        with pytest.raises(ValueError, match="references: item 0 must be a list"):
+            metric(["a"], [[]])
 
 
 @needs_pycocoevalcap
@@ -103,8 +109,34 @@ def test_meteor_of_nltk_says_that_synonyms_are_off(monkeypatch: pytest.MonkeyPat
     assert not meteor_nltk(["a"], [["a"]], synonyms=False).notes
 
 
+@pytest.mark.parametrize(
+    ("program", "error", "message"),
+    [
+        ("exec sleep 60", TimeoutError, "no answer within 0.2 seconds"),
+        ("read line; exit", MetricUnavailable, "Java has ended"),
+        ("read line; echo 1; read line; echo x; read line", MetricUnavailable, "unexpected answer"),
+    ],
+)
+def test_a_java_that_fails(
+    program: str,
+    error: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
+    java.chmod(0o700)
+    monkeypatch.setattr(meteor, "find_java", lambda metric: str(java))
+    monkeypatch.setattr(meteor, "find_jar", lambda *names: tmp_path / "meteor.jar")
+    timeout = 0.2 if error is TimeoutError else 60
+    with meteor.Meteor(timeout) as scorer, pytest.raises(error, match=message):
+        scorer(["a"], [["a"]])
+    assert scorer._process.returncode is not None
+
+
 @needs_meteor
-@pytest.mark.slow
+@pytest.mark.slow  # the golden test asks Java already
 def test_meteor_in_java_lives_and_ends() -> None:
     with meteor.Meteor() as scorer:
         first = scorer(["a red dog", "x"], [["a red dog"], ["a cat ||| sits"]])

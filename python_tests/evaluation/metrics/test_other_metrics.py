@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ from fastregion.evaluation.metrics.bertscore import (
 from fastregion.evaluation.metrics.clair import clair, clair_message
 from fastregion.evaluation.metrics.common import MetricUnavailable
 from fastregion.evaluation.metrics.encoder import TextEncoder
+from fastregion.evaluation.metrics.panoptic import touching_pairs
 from fastregion.evaluation.metrics.retrieval import self_retrieval, self_retrieval_by
 from fastregion.evaluation.metrics.similarity import semantic_iou, sentence_similarity
+from fastregion.models.categories import COCO_PANOPTIC
+from fastregion.models.coco_panoptic import PanopticFiles, PanopticImage, write_panoptic
+from fastregion.models.segment import Segment
+from fastregion.regions import Region
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +55,8 @@ def test_bertscore(encoder: TextEncoder) -> None:
     assert rescaled["f1"].corpus == pytest.approx(2 * plain["f1"].corpus - 1)
     with pytest.raises(ValueError, match="layer: expected 0 to 2, got 3"):
         BertScore(encoder=encoder, layer=3)(["a"], [["a"]])
+    with pytest.raises(ValueError, match="references: item 0 must be a list"):
+        BertScore(encoder=encoder, layer=1)(["a"], ["a"])
 
 
 def test_rare_tokens_weigh_more() -> None:
@@ -110,3 +118,25 @@ def test_an_external_scorer_has_pictures_in_rows() -> None:
     assert self_retrieval_by(scorer, ["p", "q"], ["a", "b"]).items == (0, 1)
     with pytest.raises(ValueError, match="texts: expected 2"):
         self_retrieval_by(scorer, ["p", "q"], ["a"])
+
+
+def test_annotated_areas_are_those_of_the_file(tmp_path: Path) -> None:
+    for name, width in (("true", 6), ("said", 4)):
+        mask = np.zeros((8, 8), bool)
+        mask[:, :width] = True
+        segment = Segment.of(Region.from_mask(mask), id=1, category=COCO_PANOPTIC[0], caption="a")
+        image = PanopticImage(1, "a.jpg", (8, 8), (segment,))
+        write_panoptic(tmp_path / f"{name}.json", [image])
+    said = PanopticFiles(tmp_path / "said.json")
+    (found,) = touching_pairs(PanopticFiles(tmp_path / "true.json"), said)
+    assert found.iou == 32 / 48
+    content = json.loads((tmp_path / "true.json").read_text(encoding="utf-8"))
+    for area, iou in ((64, 32 / 64), (0, None), (None, None)):
+        content["annotations"][0]["segments_info"][0]["area"] = area
+        (tmp_path / "true.json").write_text(json.dumps(content), encoding="utf-8")
+        annotations = PanopticFiles(tmp_path / "true.json")
+        if iou is None:
+            with pytest.raises(ValueError, match=f"area of segment 1 .* above 0, got {area}"):
+                touching_pairs(annotations, said)
+        else:
+            assert touching_pairs(annotations, said)[0].iou == iou

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from evaluation_oracles import needs_ptb, ptb_tokens
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastregion.evaluation.metrics.ptb_tokenizer import tokenize
+from fastregion.evaluation.metrics.ptb_rules import lex
+from fastregion.evaluation.metrics.ptb_tokenizer import _join, _tokenize_word, tokenize
 
 EXAMPLES = {
     "A man's dog can't, won't; it's \"fine\".": "a man 's dog ca n't wo n't it 's fine",
@@ -26,6 +27,8 @@ EXAMPLES = {
     "‘what’ “is” – this — here… -- ...": "what is this here",
     "café 😀 naïve 日本 soft\xadhyphen": "café naïve 日本 softhyphen",
     "<Prompt0> is <b>x</b> <a href='x'>": "<prompt0> is <b> x </b> <a\xa0href='x'>",
+    "a ---- b ----- c": "a b ----- c",
+    "......10 \xadn't 3-5\xad., x_l‘m1": ".10 n t 3-5. x_l‘m1",
     "what?! why?!?": "what ?! why ?!?",
     "AT&T &amp; R&B, rock 'n' roll O'Reilly": "at&t & r&b rock 'n' roll o'reilly",
     "one\r\ntwo\nthree": "one two three",
@@ -38,6 +41,7 @@ a the dog Red Man man's U.S. No. can't I'm it's don't etc. e.g. p.m. St. 5 3.5 1
 www.b.org x.y a-b A.B. C++ é ü 日 ’ ‘ “ ” – — … ½ £ € ° ² × • 😀 Mr. Inc. &amp; 's The C. 1 2 (555)
 """
 PIECES = _PIECES.split()
+TWO_IN_ONE = ["can", "not", "gon", "na", "cannot", "GonNa", "wanna", "inc", "pt"]
 CHARACTERS = (
     "aAbBnNtTsSmMdDrReElLvVxz.,'’\"-_/&;:!?()[]{}<>@#$%*+=~^|\\`0123456789  \xa0é€£½°²–—…“”‘•"
 )
@@ -54,11 +58,23 @@ def test_the_next_caption_decides_as_in_a_file() -> None:
     assert tokenize([]) == []
 
 
+@settings(max_examples=50)
 @given(st.text(max_size=40))
 def test_any_text_gives_one_line(text: str) -> None:
     (tokens,) = tokenize([text])
     assert "\n" not in tokens
     assert tokens == tokens.strip(" ")
+
+
+@given(st.text(st.sampled_from("aZ1.,)( <\t\xa0no5"), max_size=9))
+def test_lines_are_read_as_wholes_where_they_must_be(text: str) -> None:
+    assert tokenize([text, "q"])[0] == _join(lex(text, "q"))
+
+
+@given(st.lists(st.sampled_from(TWO_IN_ONE), max_size=3))
+def test_plain_words(parts: list[str]) -> None:
+    word = "".join(parts)
+    assert _tokenize_word(word) == _join(lex(word))
 
 
 def _words(rng: random.Random) -> str:
@@ -75,9 +91,11 @@ def _characters(rng: random.Random) -> str:
 
 @needs_ptb
 @pytest.mark.parametrize(
-    ("make", "share"), [(_words, 0.0), (_glued, 0.002), (_characters, 0.002)], ids=lambda x: str(x)
+    ("make", "differences"),
+    [(_words, 0), (_glued, 1), (_characters, 1)],  # of 180,000 each, 0, 1 and 0 were measured
+    ids=["words", "glued", "characters"],
 )
-def test_equal_to_java(make, share: float, tmp_path: Path) -> None:
+def test_equal_to_java(make, differences: int, tmp_path: Path) -> None:
     rng = random.Random(random.random())
     captions = [make(rng) for _ in range(3000)]
     # A line between two: what follows a caption is tested by itself.
@@ -90,4 +108,4 @@ def test_equal_to_java(make, share: float, tmp_path: Path) -> None:
         for caption, ours, java in zip(captions, found, expected[::2], strict=True)
         if ours != java
     ]
-    assert len(wrong) <= share * len(captions), wrong[:5]
+    assert len(wrong) <= differences, wrong[:5]

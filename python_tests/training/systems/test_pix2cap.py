@@ -14,12 +14,12 @@ import torch
 from torch.multiprocessing.spawn import start_processes
 
 from fastregion.models import load
+from fastregion.models.patterns import fits
 from fastregion.models.pix2cap import Pix2CapCaptioner, Pix2CapConfig, criterion
 from fastregion.models.pix2cap.text_encoder import draw_sentences
 from fastregion.regions import Region
 from fastregion.training.data import BadRow, Record
 from fastregion.training.optimizers import build_optimizers
-from fastregion.training.patterns import fits
 from fastregion.training.recipe import read_recipe
 from fastregion.training.schedule import learning_rate_factor
 from fastregion.training.systems import build_task
