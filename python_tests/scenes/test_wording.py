@@ -112,7 +112,7 @@ def test_a_colour_that_is_fair_without_being_said_is_not_asked_for() -> None:
     red = replace(red, facts=replace(red.facts, color_ok=("red", "orange")))
     blue = replace(blue, facts=replace(blue.facts, color_ok=("blue",)))
     prompts = set()
-    for seed in range(1500):
+    for seed in range(4000):
         exchange = compare([red, blue], np.random.default_rng(seed))
         if exchange is not None:
             prompts.add(exchange.prompt)

@@ -76,7 +76,7 @@ def test_a_start_that_failed_leaves_the_folder_to_the_next(tmp_path: Path) -> No
     for path in ("gone.jsonl", "also_gone.jsonl"):
         with pytest.raises(FileNotFoundError, match=f"'{path}'"):
             start(path)
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "run" / "checkpoints").mkdir()  # now there is something to lose
     differs = r"in data\.0\.path \(there 'also_gone\.jsonl', now 'gone\.jsonl'\); give another"
     with pytest.raises(ValueError, match=differs):
         start("gone.jsonl")

@@ -352,7 +352,7 @@ class TestRefusals:
         self, captioner: GarCaptioner, image: np.ndarray, regions: list[Region]
     ) -> None:
         question = " ".join(f"<Prompt{k}>" for k in range(6))
-        with pytest.raises(ValueError, match="names for 5 regions in one prompt, got 6"):
+        with pytest.raises(ValueError, match="at most 5 regions together, got 6"):
             captioner.ask(image, regions[:6], question)
 
     def test_questions_name_all_regions(
