@@ -112,6 +112,7 @@ def predict(
         for group in groups:
             benchmark.picture(group.items[0], data)
     file = RowFile(path, header, key=lambda row: row["item"])
+    _check_prompts(groups, file)
     missing: dict[str, str] = {}
     take_usage: Callable[[], Mapping[str, int]] = getattr(describer, "take_usage", dict)
 
@@ -147,6 +148,18 @@ def predict(
     found = {item.id: Prediction(**file.rows[item.id]) for item in items if item.id in file.rows}
     in_order = {item.id: missing[item.id] for item in items if item.id in missing}
     return Predictions(found=found, missing=in_order)
+
+
+def _check_prompts(groups: Sequence[_Group], file: RowFile) -> None:
+    """Raise where the file has an answer to another question: the benchmark's settings changed."""
+    for group in groups:
+        for item in group.items:
+            row = file.rows.get(item.id)
+            if row is not None and row["prompt"] != group.query.prompt:
+                raise ValueError(
+                    f"output: item {item.id!r} was asked {row['prompt']!r} before, and now would "
+                    f"be {group.query.prompt!r}; give another folder"
+                )
 
 
 def check_items(items: Sequence[Item], name: str) -> None:

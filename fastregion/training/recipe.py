@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,6 +141,8 @@ class Lora:
 
     def __post_init__(self) -> None:
         at_least(1, rank=self.rank)
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"lora.alpha: must be positive, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"lora.dropout: must lie in [0, 1), got {self.dropout}")
 

@@ -134,6 +134,14 @@ def test_another_model_is_refused(data: Path, tmp_path: Path) -> None:
         run(data, tmp_path / "run", describer=Teller(model_id="other"), resume=True)
 
 
+def test_answers_to_another_question_are_refused(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "run")
+    path = tmp_path / "run" / PREDICTIONS
+    path.write_text(path.read_text().replace('"prompt": "what?"', '"prompt": "why?"'))
+    with pytest.raises(ValueError, match=r"output: item '0-0' was asked 'why\?' before, and now"):
+        run(data, tmp_path / "run", resume=True)
+
+
 def test_a_changed_prediction_is_judged_again(
     data: Path, tmp_path: Path, open_judge: Any, server: Server
 ) -> None:

@@ -104,6 +104,7 @@ def test_files_are_recipes_too(tmp_path: Path) -> None:
         ({"optimizer": {"no_decay": ["heads"]}}, r"optimizer.no_decay\[0\]: expected one of norms"),
         ({"schedule": {"decay_share": 2}}, "schedule.decay_share: must lie in 0..1, got 2"),
         ({"schedule": {"warmup_steps": 1, "warmup_ratio": 0.1}}, "give at most one of them"),
+        ({"lora": {"alpha": 0}}, "lora.alpha: must be positive, got 0"),
         ({"lora": {"ranks": 3}}, "lora.ranks: unknown key; the nearest known is lora.rank"),
         ({"fsdp": 1}, "fsdp: expected true or false, got 1"),
         ({"workers": True}, "workers: expected an integer, got True"),

@@ -7,6 +7,7 @@ stand for lists with one line ``- text`` a caption.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,9 +72,9 @@ def read_clair_answer(answer: str) -> ClairScore | None:
     """
     try:
         content = json.loads("{" + answer.split("{")[1].split("}")[0] + "}")
-        return ClairScore(
-            score=float(content["score"]) / 100, reason=content.get("reason", _NO_REASON)
-        )
+        score = float(content["score"]) / 100
+        if math.isfinite(score):  # "NaN" is a number to JSON's reader
+            return ClairScore(score=score, reason=content.get("reason", _NO_REASON))
     except (ValueError, KeyError, IndexError, TypeError):
         pass
     number = _NUMBER.search(answer)

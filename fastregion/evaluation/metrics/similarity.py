@@ -52,9 +52,10 @@ def semantic_iou(
     """|W_p and W_c| / |W_p or W_c| over sets of lower-case words; the corpus has the mean.
 
     Raises:
-        ValueError: an unknown variant.
+        ValueError: an unknown variant, or nothing to compare.
     """
     normalize = _variant(variant)
+    _check(predictions)
     items = []
     for prediction, category in zip(predictions, categories, strict=True):
         one, other = (set(text.lower().split()) for text in normalize(prediction, category))
@@ -71,9 +72,15 @@ def sentence_similarity(
     """Cosine of sentence vectors (mean pooling); published with all-MiniLM-L6-v2.
 
     Raises:
-        ValueError: an unknown variant.
+        ValueError: an unknown variant, or nothing to compare.
     """
     normalize = _variant(variant)
+    _check(predictions)
     pairs = [normalize(*pair) for pair in zip(predictions, categories, strict=True)]
     items = tuple(float(encoder.sentence(one) @ encoder.sentence(other)) for one, other in pairs)
     return MetricResult(corpus=sum(items) / len(items), items=items)
+
+
+def _check(predictions: Sequence[str]) -> None:
+    if not predictions:
+        raise ValueError("predictions: expected at least one, got none")

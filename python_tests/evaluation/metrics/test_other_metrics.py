@@ -16,7 +16,7 @@ from fastregion.evaluation.metrics.bertscore import (
     inverse_document_frequency,
     match_tokens,
 )
-from fastregion.evaluation.metrics.clair import clair, clair_message
+from fastregion.evaluation.metrics.clair import clair, clair_message, read_clair_answer
 from fastregion.evaluation.metrics.common import MetricUnavailable
 from fastregion.evaluation.metrics.encoder import TextEncoder
 from fastregion.evaluation.metrics.panoptic import touching_pairs
@@ -85,6 +85,12 @@ def test_the_variants_differ_for_parts() -> None:
     assert semantic_iou(["lamp:shade"], ["lamp:shade"], "videorefer").corpus == 1
     with pytest.raises(ValueError, match="variant: expected one of"):
         semantic_iou(["a"], ["a"], "other")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="predictions: expected at least one, got none"):
+        semantic_iou([], [])
+
+
+def test_clair_takes_numbers_alone() -> None:
+    assert read_clair_answer('{"score": NaN, "reason": "x"}') is None
 
 
 def test_clair_asks_again_and_says_when_nothing_was_read() -> None:
