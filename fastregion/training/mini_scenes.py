@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,8 @@ from fastregion.training.mini_facts import fact_labels
 _TURNS_PER_SCENE = 3
 _MAX_REGIONS_PER_TURN = 5
 _SEVERAL = 0.9  # how often a turned scene gives a prompt about several regions
-_COMPARISONS = 10  # questions in such a prompt, those without a clear answer included
+_ALIKE = 0.4  # how often two of those regions are chosen for agreeing in a fact
+_COMPARISONS = 20  # questions drawn for it; repeats and those without a clear answer are dropped
 # How often facts beside colour, pattern, shape, size and place are left out of the sentences.
 _LEFT_OUT = {"tone": 0.3, "second": 0.42, "unique": 0.35, "background": 0.38, "edges": 0.1}
 _NO_RELATION, _NO_SHAPE_OF_OTHER = 0.46, 0.4
@@ -56,11 +58,11 @@ def scene_samples(seed: int, chance: int, config: MiniConfig) -> list[Sample]:
             texts = exchanges(facts, rng, extra=2)
             samples.append(_sample(cutter, [region], texts, unknown_pattern=unknown))
         if len(regions) > 1 and rng.random() < _SEVERAL:
-            several = regions[: 2 if rng.random() < 0.65 else 3]
+            several = _several(regions, rng)
             asked = [compare(several, rng) for _ in range(_COMPARISONS)]
-            answered = [exchange for exchange in asked if exchange is not None]
+            answered = {exchange.prompt: exchange for exchange in asked if exchange is not None}
             if answered:
-                samples.append(_sample(cutter, several, answered))
+                samples.append(_sample(cutter, several, list(answered.values())))
     return samples
 
 
@@ -77,6 +79,23 @@ def _sample(
         exchanges=tuple(texts),
         unknown_pattern=unknown_pattern,
     )
+
+
+def _several(regions: Sequence[SceneRegion], rng: np.random.Generator) -> list[SceneRegion]:
+    """Two or three regions; chance alone would seldom pick some that agree."""
+    pairs = []
+    if rng.random() < _ALIKE:
+        fact = str(rng.choice(["color", "pattern", "shape"]))
+        words = [getattr(region.facts, fact) for region in regions]
+        pairs = [
+            pair
+            for pair in itertools.combinations(range(len(regions)), 2)
+            if words[pair[0]] is not None and words[pair[0]] == words[pair[1]]
+        ]
+    first = list(pairs[rng.integers(len(pairs))]) if pairs else []
+    chosen = [*first, *(k for k in range(len(regions)) if k not in first)]
+    chosen = chosen[: 2 if rng.random() < 0.6 else 3]
+    return [regions[k] for k in rng.permutation(chosen)]
 
 
 def _reticent(facts: Facts, rng: np.random.Generator) -> Facts:
