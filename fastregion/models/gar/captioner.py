@@ -79,6 +79,7 @@ class GarCaptioner(Captioner):
     config_class = GarConfig
     layout = PUBLISHED
     batch_size = 8  # a prompt has some 5000 tokens, for which keys and values are kept
+    answers_keep_special = True  # the names of regions, without which they are no sentences
 
     config: GarConfig
     model: GarModel
