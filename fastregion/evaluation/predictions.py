@@ -153,13 +153,18 @@ def predict(
 def _check_prompts(groups: Sequence[_Group], file: RowFile) -> None:
     """Raise where the file has an answer to another question: the benchmark's settings changed."""
     for group in groups:
+        now = group.query.prompt, dict(group.query.switches)
         for item in group.items:
             row = file.rows.get(item.id)
-            if row is not None and row["prompt"] != group.query.prompt:
-                raise ValueError(
-                    f"output: item {item.id!r} was asked {row['prompt']!r} before, and now would "
-                    f"be {group.query.prompt!r}; give another folder"
-                )
+            if row is None:
+                continue
+            before = row["prompt"], row.get("extra", {}).get("switches", {})
+            for asked, would in zip(before, now, strict=True):
+                if asked != would:
+                    raise ValueError(
+                        f"output: item {item.id!r} was asked {asked!r} before, and now would be "
+                        f"{would!r}; give another folder"
+                    )
 
 
 def check_items(items: Sequence[Item], name: str) -> None:
@@ -190,7 +195,7 @@ def _groups(
         query = asked.apply(benchmark.query(item, model_type))
         # What a general model said of one region is not lost with its answer about another.
         alone = item.id if model_type == "chat" else None
-        options = sorted(query.options.items())
+        options = sorted(query.options.items()), sorted(query.switches.items())
         return item.image, item.frames, query.prompt, query.joint, options, alone
 
     for _, group in itertools.groupby(items, shared):

@@ -9,7 +9,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -111,7 +111,8 @@ class Tokenizer:
         ids = list(token_ids)
         if skip_special_tokens:
             ids = [token_id for token_id in ids if token_id not in self._special_ids]
-        text: str = self.backend.decode(self._mended(ids), skip_special_tokens=skip_special_tokens)
+        # What is left out has gone: the library knows nothing of `keeping_special`.
+        text: str = self.backend.decode(self._mended(ids), skip_special_tokens=False)
         return text
 
     def _mended(self, token_ids: list[int]) -> list[int]:
@@ -130,6 +131,17 @@ class Tokenizer:
             else:
                 found += run
         return found
+
+    def keeping_special(self, but: Collection[int]) -> Tokenizer:
+        """The same tokenizer, to which special tokens are text like any other, but for some.
+
+        Args:
+            but: ids of those that are left out of texts still.
+        """
+        other = copy.copy(self)
+        other.special_tokens = {t: k for t, k in self.special_tokens.items() if k in but}
+        other._special_ids = frozenset(other.special_tokens.values())
+        return other
 
     def token_id(self, token: str) -> int:
         """Id of a token given by its text.

@@ -81,6 +81,8 @@ class Captioner(ABC):
         layout: how files call the parameters.
         batch_size: regions at a time where the caller does not say: enough to fill a CPU's or a
             small GPU's matrix products.
+        answers_keep_special: whether special tokens are part of what ``ask`` answers, such as names
+            of regions; the token that ends an answer never is.
         config: the model's numbers.
         tokenizer: between text and token ids.
         model: one module that holds all weights.
@@ -94,6 +96,7 @@ class Captioner(ABC):
     config_class: ClassVar[type[ModelConfig]]
     layout: Layout = OWN_NAMES
     batch_size: ClassVar[int] = 32
+    answers_keep_special: ClassVar[bool] = False
 
     config: ModelConfig
     tokenizer: Tokenizer
@@ -172,7 +175,7 @@ class Captioner(ABC):
         """Write a text for each prompt; a model with a search of its own overrides it."""
         return generate_text(
             self.decoder,
-            tokenizer=self.tokenizer,
+            tokenizer=self._speaking(sampling),
             **prompt_arguments(prompts),
             eos_token_ids=self.eos_token_ids,
             generator=generator,
@@ -187,10 +190,16 @@ class Captioner(ABC):
         return beam_texts(
             self.decoder,
             prompts,
-            self.tokenizer,
+            self._speaking(sampling),
             eos_token_ids=self.eos_token_ids,
             **sampling.beams(),
         )
+
+    def _speaking(self, sampling: Sampling) -> Tokenizer:
+        """The tokenizer that makes texts of tokens."""
+        if not sampling.keep_special:
+            return self.tokenizer
+        return self.tokenizer.keeping_special(self.eos_token_ids)
 
     # ---- what every captioner can do ----
 
@@ -362,6 +371,7 @@ class Captioner(ABC):
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             stop=stop,
+            keep_special=self.answers_keep_special,
         )
         self.check_sampling(sampling)
         if not isinstance(question, str):

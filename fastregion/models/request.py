@@ -268,6 +268,7 @@ class Sampling:
         length_penalty: of beams; see :func:`fastregion.language.beam_search`.
         early_stopping: of beams; see :func:`fastregion.language.beam_search`.
         stop: a string or several that end a text and are not part of it.
+        keep_special: special tokens are part of a text, the model's end tokens excepted.
 
     Raises:
         TypeError, ValueError: a field of another type or out of range.
@@ -282,6 +283,7 @@ class Sampling:
     length_penalty: float = 1.0
     early_stopping: EarlyStopping = False
     stop: str | Sequence[str] = ()
+    keep_special: bool = False
 
     def __post_init__(self) -> None:
         check_int("max_new_tokens", self.max_new_tokens, at_least=1)

@@ -74,6 +74,16 @@ def test_special_tokens() -> None:
     assert tok.decode(ids, skip_special_tokens=False) == "<|begin|>red<Prompt0><|end|>"
 
 
+def test_special_tokens_that_are_kept() -> None:
+    tok = byte_level()
+    keeping = tok.keeping_special([260])
+    ids = [259, *tok.encode("red<Prompt0>"), 260]
+    assert keeping.decode(ids) == "<|begin|>red<Prompt0>"
+    assert "".join(pieces(keeping, ids)) == "<|begin|>red<Prompt0>"
+    assert keeping.special_tokens == {"<|end|>": 260}
+    assert tok.decode(ids) == "red<Prompt0>"  # as it was
+
+
 def test_a_missing_token_is_an_error() -> None:
     with pytest.raises(ValueError, match="vocabulary has no token '<image>'"):
         byte_level().token_id("<image>")

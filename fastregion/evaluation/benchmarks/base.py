@@ -8,6 +8,7 @@ Three steps with files between them, none of which needs the one before it once 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,11 +64,23 @@ class Query:
         prompt: None for the captioner's own description prompt.
         joint: whether all regions are asked about at once (``ask``), not one by one.
         options: further arguments of ``describe`` or ``ask``.
+        switches: attributes that the captioner has while it is asked, JSON-able, such as GAR's
+            ``boxes``; a prediction keeps them as ``extra["switches"]`` where there are any.
     """
 
     prompt: str | None = None
     joint: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    switches: Mapping[str, Any] = field(default_factory=dict)
+
+    def switched(self, describer: Describer) -> Describer:
+        """The captioner with these switches; it and its weights stay as they are."""
+        if not self.switches:
+            return describer
+        asked = copy.copy(describer)
+        for name, value in self.switches.items():
+            setattr(asked, name, value)
+        return asked
 
 
 class Describer(Protocol):
@@ -247,12 +260,15 @@ class Benchmark(ABC):
         Returns:
             One for each item, in their order.
         """
+        describer = query.switched(describer)
+        extra = {"switches": dict(query.switches)} if query.switches else {}
         if query.joint:
             if query.prompt is None:
                 raise ValueError(f"{self.name}: a joint query needs a prompt")
             return [
                 Answered(
-                    text=describer.ask(picture, list(item.masks), query.prompt, **query.options)
+                    text=describer.ask(picture, list(item.masks), query.prompt, **query.options),
+                    extra=extra,
                 )
                 for item in items
             ]
@@ -267,7 +283,7 @@ class Benchmark(ABC):
                     )
             objects = [[item.masks[0] for item in items]]
         return [
-            Answered(text=text)
+            Answered(text=text, extra=extra)
             for regions in objects
             for text in describer.describe(picture, regions, query.prompt, **query.options)
         ]

@@ -19,15 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastregion.evaluation.benchmarks.accuracy import by_group
-from fastregion.evaluation.benchmarks.base import (
-    Benchmark,
-    Item,
-    JudgeCall,
-    Prediction,
-    Query,
-    Scores,
-)
-from fastregion.evaluation.benchmarks.decoding import decoding
+from fastregion.evaluation.benchmarks.base import Item, JudgeCall, Prediction, Query, Scores
+from fastregion.evaluation.benchmarks.gar_bench import GarBench, switch_notes
 from fastregion.evaluation.benchmarks.judge_crops import crop_urls, image_part, text_part
 from fastregion.evaluation.benchmarks.notes import (
     Published,
@@ -75,7 +68,7 @@ _PUBLISHED = {"gar_1b": _paper(56.7, 63.6, 57.5, 60.3), "gar_8b": _paper(66.0, 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class GarBenchCap(Benchmark):
+class GarBenchCap(GarBench):
     """See the module."""
 
     name: ClassVar[str] = "gar-bench-cap"
@@ -98,7 +91,7 @@ class GarBenchCap(Benchmark):
     def query(self, item: Item, model_type: str) -> Query:
         """The question of the item, or a description that names the relation."""
         prompt = item.row["question"] if item.group == "simple" else _DETAILED_QUERY
-        return Query(prompt=prompt, joint=True, options=decoding(model_type))
+        return self.asked(prompt, model_type)
 
     def judge_calls(
         self, item: Item, prediction: Prediction, wording: str, data: Path
@@ -137,6 +130,7 @@ class GarBenchCap(Benchmark):
         judged = judged_items(
             predicted_items(items, predictions, notes), answers, lambda item: [_KEY], notes
         )
+        notes += switch_notes(judged, predictions)
         said = {item.id: answers[item.id, _KEY] for item in judged}
         odd = [key for key, answer in said.items() if answer not in _WORDS]
         if odd:

@@ -7,7 +7,7 @@ Verified:
     - counts by type and in all, and percentages, of the published outputs
     - the number of marked regions equals that of the names in every question and its options
 Not verified: the paper's numbers, which the published outputs do not give; how the published code
-orders the regions' names (it varies from run to run).
+orders the regions' names (it varies from run to run; here as the question first names them).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from fastregion.evaluation.benchmarks.accuracy import by_group
-from fastregion.evaluation.benchmarks.base import Benchmark, Item, Prediction, Query, Scores
-from fastregion.evaluation.benchmarks.decoding import decoding
+from fastregion.evaluation.benchmarks.base import Item, Prediction, Query, Scores
+from fastregion.evaluation.benchmarks.gar_bench import GarBench, switch_notes
 from fastregion.evaluation.benchmarks.notes import (
     Published,
     contradictions,
@@ -64,7 +64,7 @@ _PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class GarBenchVqa(Benchmark):
+class GarBenchVqa(GarBench):
     """See the module."""
 
     name: ClassVar[str] = "gar-bench-vqa"
@@ -83,7 +83,7 @@ class GarBenchVqa(Benchmark):
             f"Question: {item.row['question']}\nOptions:{options}\n"
             "Answer with the correct option's letter directly."
         )
-        return Query(prompt=prompt, joint=True, options=decoding(model_type))
+        return self.asked(prompt, model_type)
 
     def score(
         self,
@@ -99,6 +99,7 @@ class GarBenchVqa(Benchmark):
             for item in asked
         }
         scores = by_group(asked, right, sets=_SETS, scale=100)
+        notes += switch_notes(asked, predictions)
         if count_note(items, 424, "questions", notes) and len(asked) == len(items):
             notes += contradictions(predictions, scores.table, _PUBLISHED)
         return replace(scores, notes=tuple(notes))

@@ -68,8 +68,11 @@ class GarCaptioner(Captioner):
 
     Attributes:
         boxes: which box a region is replayed from when several are asked about. ``"per-region"``:
-            its own, as in training. ``"released"``: that of the last one, as in the published
-            evaluation, for reproducing its outputs.
+            its own, as in training; more regions than there are names for are refused.
+            ``"released"``: as in the published evaluation, for reproducing its outputs. All are
+            replayed from the box of the last one, and those beyond the names (``<Prompt5>`` and
+            above of five) are asked about all the same: they are not marked in the picture, their
+            names are ordinary text, and their placeholders keep their own embeddings ``[P, D]``.
 
     Raises:
         ValueError: tokenizer, processor and config do not fit.
@@ -79,6 +82,7 @@ class GarCaptioner(Captioner):
     config_class = GarConfig
     layout = PUBLISHED
     batch_size = 8  # a prompt has some 5000 tokens, for which keys and values are kept
+    answers_keep_special = True  # the names of regions, without which they are no sentences
 
     config: GarConfig
     model: GarModel
@@ -202,7 +206,8 @@ class GarCaptioner(Captioner):
         """Cut tiles, merge masks, write prompts.
 
         Raises:
-            TooManyRegionsError: a joint request about more regions than there are names for.
+            TooManyRegionsError: a joint request about more regions than there are names for; where
+                ``boxes`` is ``"released"``, than there are placeholders for.
             ValueError: one that does not name each; placeholders in the instruction.
         """
         instruction = request.instruction or ""
@@ -212,8 +217,8 @@ class GarCaptioner(Captioner):
         if isinstance(request, VideoRequest):
             return self._process_video(request)
         regions, most = request.regions, self.config.prompt_numbers
-        if request.joint and len(regions) > most:
-            raise TooManyRegionsError(self.model_id, most, len(regions))
+        if request.joint:
+            self._check_count(len(regions))
         if request.joint:
             groups = [list(regions)]
         elif request.share:
@@ -228,16 +233,14 @@ class GarCaptioner(Captioner):
             names = list(range(len(group)))
             if not request.joint and not request.share:
                 names = [min(CAPTION_REGION, most - 1)]
-            batch.look(group)
+            batch.look(group[:most])
             if request.joint:
                 text = self._question(names, instruction)
                 boxes = [region_box(region) for region in group]
                 if self.boxes == "released":
                     boxes = [boxes[-1]] * len(boxes)
-                batch.add(
-                    prepared.input_ids([("user", text)], batch),
-                    dict(zip(names, boxes, strict=True)),
-                )
+                named = dict(zip(names[:most], boxes, strict=False))
+                batch.add(prepared.input_ids([("user", text)], batch), named)
                 continue
             for name, region in zip(names, group, strict=True):
                 # In the instruction, the region that a prompt is about is <Prompt0>.
@@ -251,6 +254,15 @@ class GarCaptioner(Captioner):
                     text = region_text(name, block, said or DEFAULT_INSTRUCTION)
                 batch.add(prepared.input_ids([("user", text)], batch), {name: region_box(region)})
         return batch.finish(request.kept, share=request.share and not request.joint)
+
+    def _check_count(self, count: int) -> None:
+        """Raise where so many regions cannot be asked about together."""
+        most = self.config.prompt_numbers
+        if self.boxes == "released":
+            find = self.tokenizer.backend.token_to_id
+            most = sum(find(crop_token(k)) is not None for k in range(count))
+        if count > most:
+            raise TooManyRegionsError(self.model_id, most, count)
 
     def _question(self, names: list[int], question: str) -> str:
         block, named = self.preparation.block, named_regions(question)

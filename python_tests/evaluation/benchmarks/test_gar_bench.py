@@ -4,11 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_gar
 from benchmark_data import box_rle, changed, judge_template, write_json, write_picture
 
 from fastregion.evaluation.benchmarks.base import Prediction
 from fastregion.evaluation.benchmarks.gar_bench_cap import GarBenchCap
 from fastregion.evaluation.benchmarks.gar_bench_vqa import GarBenchVqa
+from fastregion.evaluation.predictions import Asked
+from fastregion.evaluation.report import remarks
+from fastregion.evaluation.run import PREDICTIONS, evaluate
+from fastregion.evaluation.settings import make_benchmark
 
 RLES = [box_rle(0, 0, 10, 10), box_rle(20, 20, 50, 50)]
 
@@ -98,6 +103,58 @@ def test_vqa_bad_data(data: Path, field: str, value: Any, message: str) -> None:
     changed(data / "GAR-Bench-VQA.json", 0, field, value=value)
     with pytest.raises(ValueError, match=message):
         GarBenchVqa().items(data)
+
+
+@pytest.fixture
+def six(data: Path) -> Path:
+    """The second question is about six regions."""
+    file = data / "GAR-Bench-VQA.json"
+    changed(file, 1, "mask_rles", value=[box_rle(9 * k, 0, 9 * k + 5, 40) for k in range(6)])
+    changed(file, 1, "choices", value=["A. <Prompt2> or <Prompt3>", "B. <Prompt5>, <Prompt4>"])
+    changed(file, 1, "question", value="Is <Prompt0> larger than <Prompt1>?")
+    return data
+
+
+def test_gar_answers_questions_about_more_regions_than_it_has_names_for(
+    six: Path, tmp_path: Path
+) -> None:
+    captioner = tiny_gar.captioner(large=False)
+    shared: dict[str, Any] = {
+        "describer": captioner,
+        "data": six,
+        "asked": Asked(options={"max_new_tokens": 3}),
+        "progress": False,
+    }
+    result = evaluate(GarBenchVqa(), output=tmp_path / "run", **shared)
+    assert not result.missing
+    assert all(item.text is not None for item in result.items.values())
+    notes = " ".join(remarks(result))
+    assert "in 2 items about several regions each of them is replayed from the box of the" in notes
+    assert "1 items are about more than the 5 regions that GAR has names for" in notes
+    assert result.header["settings"] == {"released": True}
+    assert captioner.boxes == "per-region"  # as it was
+
+    trained = make_benchmark("gar-bench-vqa", ["released=false"])
+    found = evaluate(trained, **shared)
+    assert list(found.missing) == ["1"]
+    assert "at most 5 regions together, got 6" in found.missing["1"]
+    assert not any("published evaluation" in note for note in found.notes)
+    assert found.items["0"].text is not None
+
+    before = (tmp_path / "run" / PREDICTIONS).read_bytes()
+    with pytest.raises(ValueError, match=r"'0' was asked \{'boxes': 'released'\} before, and now"):
+        evaluate(trained, output=tmp_path / "run", resume=True, **shared)
+    assert (tmp_path / "run" / PREDICTIONS).read_bytes() == before
+    again = evaluate(GarBenchVqa(), output=tmp_path / "run", resume=True, **shared)
+    assert again.to_json() == result.to_json()
+
+
+def test_only_gar_is_asked_with_the_quirks_of_its_evaluation(data: Path) -> None:
+    for benchmark in (GarBenchVqa(), GarBenchCap()):
+        item = benchmark.items(data)[0]
+        assert benchmark.query(item, "GAR").switches == {"boxes": "released"}
+        assert not benchmark.query(item, "mini").switches
+    assert not GarBenchCap(released=False).query(item, "GAR").switches
 
 
 def test_vqa_record_of_other_pictures(data: Path, tmp_path: Path) -> None:
