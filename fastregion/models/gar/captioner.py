@@ -219,7 +219,6 @@ class GarCaptioner(Captioner):
         regions, most = request.regions, self.config.prompt_numbers
         if request.joint:
             self._check_count(len(regions))
-        if request.joint:
             groups = [list(regions)]
         elif request.share:
             groups = [list(regions[k : k + most]) for k in range(0, len(regions), most)]
