@@ -24,7 +24,7 @@ import torch
 
 import fastregion as fr
 from fastregion.training import read_recipe, train
-from fastregion.training.data import DataSource, open_source
+from fastregion.training.data import DataSource, check_records, open_source
 
 SHOWN = 3  # captions printed at the end
 
@@ -71,6 +71,7 @@ def show(model: Path, folder: Path) -> None:
     if torch.cuda.is_available():
         captioner.to("cuda")
     records = open_source(DataSource(format="jsonl", path=str(folder / "rows.jsonl")))
+    records = check_records(records).usable(records)
     for number in range(min(SHOWN, len(records))):
         record = records[number]
         said = captioner.describe(record.image(), list(record.regions()), max_new_tokens=64)

@@ -20,7 +20,7 @@ from typing import Any
 
 import fastregion as fr
 from fastregion.training import read_recipe, train
-from fastregion.training.data import DataSource, open_source
+from fastregion.training.data import DataSource, check_records, open_source
 
 EVERY = 5  # rows, of which one is held out
 SHOWN = 3  # captions printed before and after
@@ -80,6 +80,9 @@ def split_rows(folder: Path, output: Path) -> tuple[dict[str, Any], DataSource]:
 def judge(captioner: fr.Captioner, source: DataSource) -> float:
     """Prints a few captions, and tells how likely the captioner finds the right ones."""
     records = open_source(source)
+    found = check_records(records)
+    found.require(max_bad_share=1.0)  # one good row at least; bad ones are left out
+    records = found.usable(records)
     scores = []
     for number in range(len(records)):
         record = records[number]

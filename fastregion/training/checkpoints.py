@@ -47,7 +47,7 @@ class Checkpoints:
     def begin(self, step: int) -> Path:
         """An empty folder to write one into; what an interrupted write left behind goes."""
         part = self.part(step)
-        for old in self.folder.glob("step-*.part"):
+        for old in self._folders(".part"):
             shutil.rmtree(old)
         part.mkdir(parents=True)
         return part
@@ -68,9 +68,14 @@ class Checkpoints:
         return final
 
     def _whole(self) -> list[Path]:
+        return self._folders("")
+
+    def _folders(self, suffix: str) -> list[Path]:
+        """Our folders, in their order; other files may lie beside them."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+        found = (path for path in self.folder.iterdir() if path.suffix == suffix)
+        return sorted(path for path in found if _NAME.fullmatch(path.stem) and path.is_dir())
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -88,7 +93,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"checkpoint: {str(file)!r} is missing or damaged ({error})") from error
+        raise ValueError(
+            f"checkpoint: {str(file)!r} is missing or damaged ({error}); without its folder, the "
+            "run goes on from the checkpoint before"
+        ) from error
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from fastregion.scenes import EVALUATION_SEEDS
 from fastregion.training.batches import Loading
 from fastregion.training.mini_data import Batch, Sample, collate, prompt_tokens
 from fastregion.training.mini_scenes import scene_samples
-from fastregion.training.stopping import ignore_signals
+from fastregion.training.stopping import end_with_parent, ignore_signals
 
 __all__ = ["SceneBatch", "SceneBatches"]
 
@@ -155,4 +155,5 @@ class SceneBatches:
 
 def _start_worker() -> None:
     ignore_signals()
+    end_with_parent()
     torch.set_num_threads(1)

@@ -46,6 +46,11 @@ class Group:
     lr_factor: float = 1.0
     weight_decay: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("lr_factor", "weight_decay"):
+            if (value := getattr(self, name)) is not None:
+                at_least(0.0, **{f"optimizer.groups.{name}": value})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
@@ -75,7 +80,8 @@ class Optimizer:
     groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:
-        at_least(0.0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        for name in ("learning_rate", "weight_decay", "eps"):
+            at_least(0.0, **{f"optimizer.{name}": getattr(self, name)})
         for beta in (*self.betas, self.momentum):
             if not 0 <= beta < 1:
                 raise ValueError(f"optimizer.betas, momentum: must lie in [0, 1), got {beta}")
@@ -114,7 +120,8 @@ class Schedule:
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"schedule.{name}: must lie in 0..1, got {value}")
-        at_least(0, warmup_steps=self.warmup_steps)
+        for name in ("warmup_steps", "gamma"):
+            at_least(0, **{f"schedule.{name}": getattr(self, name)})
         if self.warmup_ratio and self.warmup_steps:
             raise ValueError("schedule.warmup_ratio, warmup_steps: give at most one of them")
 
@@ -140,7 +147,7 @@ class Lora:
     also_train: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        at_least(1, rank=self.rank)
+        at_least(1, **{"lora.rank": self.rank})
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"lora.alpha: must be positive, got {self.alpha}")
         if not 0 <= self.dropout < 1:

@@ -49,10 +49,17 @@ class RunFolder:
         """Make the folder this recipe's; a run that has saved nothing yet gives way to it.
 
         Raises:
-            ValueError: it is another recipe's; the message names the keys that differ.
+            ValueError: it is another recipe's, and the message names the keys that differ; or it
+                holds files of a run's names that no run of ours has written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         values = to_mapping(recipe)
+        foreign = [path.name for path in (self.checkpoints, self.model) if path.exists()]
+        if foreign and not self._recipe.exists():
+            raise ValueError(
+                f"output: {str(self.path)!r} holds {' and '.join(foreign)}, but no "
+                f"{self._recipe.name} of a run that made them; give another folder"
+            )
         if self._recipe.exists() and (self.checkpoints.exists() or self.model.exists()):
             before = _flat(read_json(self._recipe))
             now = _flat(values)

@@ -1,7 +1,9 @@
-"""A wish to stop, as SIGTERM and SIGINT express it."""
+"""A wish to stop, as SIGTERM and SIGINT express it, and what workers make of it."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 from types import FrameType
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["StopRequest", "ignore_signals"]
+__all__ = ["StopRequest", "end_with_parent", "ignore_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -49,3 +51,15 @@ def ignore_signals(*_: object) -> None:
     """In a worker: signals to the group are the training process's, which saves and ends it."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_with_parent() -> None:
+    """In a worker of a pool: without this it outlives a process that is killed, waiting for it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -214,11 +215,30 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(
     assert _names(tmp_path / "cut" / "checkpoints") == ["step-00000004", "step-00000006"]
 
 
+def test_other_files_stay_and_a_foreign_model_is_not_replaced(tmp_path: Path) -> None:
+    recipe, folder = toy_recipe(steps=4, save_every=2, keep_last=1), tmp_path / "checkpoints"
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ValueError, match=r"output: .* holds model, but no recipe\.json of a run"):
+        train(recipe, tmp_path, task=toy_task())
+    (tmp_path / "model").rmdir()
+    train(recipe, tmp_path, task=toy_task())
+    others = ("notes.txt", "step-00000009", "step-00000001.part", "step-2.part")
+    for name in others:
+        (folder / name).touch()
+    shutil.rmtree(tmp_path / "model")
+    shutil.rmtree(folder / "step-00000004")
+    train(recipe, tmp_path, task=toy_task())
+    assert _names(folder) == sorted([*others, "step-00000004"])
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     train(toy_recipe(steps=2), tmp_path, task=toy_task())
     file = tmp_path / "checkpoints" / "step-00000002" / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"checkpoint: .*weights.safetensors' is missing or dam"):
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint: .*weights.safetensors' is missing or dam.* goes on from the checkp",
+    ):
         train(toy_recipe(steps=2), tmp_path, task=toy_task())
     file.with_name("run.json").write_text("{}")
     with pytest.raises(ValueError, match=r"checkpoint: .*damaged: it lacks 'num_processes'"):

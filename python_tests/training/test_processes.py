@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import toy_training
+from forks import fork, fork_group, join, one_thread
 from safetensors.torch import load_file
 from toy_training import losses, toy_recipe, toy_task
 
 from fastregion.training.loop import train
 from fastregion.training.processes import Processes
 from fastregion.training.recipe import Optimizer, Recipe
+from fastregion.training.stopping import end_with_parent
 
 PROGRAM = Path(toy_training.__file__).with_name("toy_runs.py")
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """A fork has none of the threads its parent computed with; and bits depend on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -62,52 +60,20 @@ def _ends(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, err
 
 
-def _fork(
-    recipe: Recipe, folder: Path, task: dict[str, Any], environment: Mapping[str, str] | None = None
-) -> int:
-    """A process with everything imported that trains and ends with exit code 0."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.environ.update(environment or {})
-            train(recipe, folder, task=toy_task(**task))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return child
+def _run(recipe: Recipe, folder: Path, task: dict[str, Any]) -> Callable[[], object]:
+    return lambda: train(recipe, folder, task=toy_task(**task))
 
 
-def _fork_all(recipe: Recipe, folder: Path, task: dict[str, Any]) -> list[int]:
-    """Two processes as torchrun makes them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    places = ({"RANK": str(k), "LOCAL_RANK": str(k)} for k in range(2))
-    return [_fork(recipe, folder, task, {**group, **place}) for place in places]
-
-
-def _join(children: list[int]) -> list[int]:
-    """Their exit codes; negative for a signal, that of a process that never ends too."""
-    alarm = threading.Timer(300, lambda: [os.kill(child, signal.SIGKILL) for child in children])
-    alarm.start()
-    try:
-        return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    finally:
-        alarm.cancel()
+def _wait_until(so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _wait_for_step(folder: Path, step: int) -> None:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        if (folder / "metrics.jsonl").exists() and len(losses(folder)) >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached")
+    metrics = folder / "metrics.jsonl"
+    _wait_until(lambda: metrics.exists() and len(losses(folder)) >= step)
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -123,7 +89,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, fsdp: bool) -> Non
         toy_recipe(batch_size=4, accumulation=2, **shared), tmp_path / "1", task=toy_task(rows=32)
     )
     recipe = toy_recipe(batch_size=2, accumulation=2, fsdp=fsdp, **shared)
-    assert _join(_fork_all(recipe, tmp_path / "2", {"rows": 32})) == [0, 0]
+    assert join(fork_group(_run(recipe, tmp_path / "2", {"rows": 32}))) == [0, 0]
     expected = losses(tmp_path / "1")
     assert losses(tmp_path / "2") == pytest.approx(expected, abs=1e-5)
     _assert_close(tmp_path / "1", tmp_path / "2")
@@ -131,7 +97,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, fsdp: bool) -> Non
     # From step 15 once more: what was put together of shards is taken apart again.
     shutil.rmtree(tmp_path / "2" / "checkpoints" / "step-00000020")
     shutil.rmtree(tmp_path / "2" / "model")
-    assert _join(_fork_all(recipe, tmp_path / "2", {"rows": 32})) == [0, 0]
+    assert join(fork_group(_run(recipe, tmp_path / "2", {"rows": 32}))) == [0, 0]
     assert losses(tmp_path / "2") == pytest.approx(expected, abs=1e-5)
     _assert_close(tmp_path / "1", tmp_path / "2")
 
@@ -178,15 +144,15 @@ def test_kill_and_terminate(tmp_path: Path) -> None:
     recipe = toy_recipe(**settings)
     train(recipe, tmp_path / "whole", task=toy_task(**task))
 
-    killed = _fork(recipe, tmp_path / "cut", slow)
+    killed = fork(_run(recipe, tmp_path / "cut", slow))
     _wait_for_step(tmp_path / "cut", 3 + int(time.time() * 1000) % 4)
     os.kill(killed, signal.SIGKILL)
-    assert _join([killed]) == [-signal.SIGKILL]
+    assert join([killed]) == [-signal.SIGKILL]
 
-    stopped = _fork(recipe, tmp_path / "cut", slow)
+    stopped = fork(_run(recipe, tmp_path / "cut", slow))
     _wait_for_step(tmp_path / "cut", 8)
     os.kill(stopped, signal.SIGTERM)
-    assert _join([stopped]) == [0]
+    assert join([stopped]) == [0]
     step = len(losses(tmp_path / "cut"))
     assert 8 <= step < 12
     assert (tmp_path / "cut" / "checkpoints" / f"step-{step:08}").is_dir()
@@ -196,6 +162,34 @@ def test_kill_and_terminate(tmp_path: Path) -> None:
     for key, value in _weights(tmp_path / "whole").items():
         assert torch.equal(value, _weights(tmp_path / "cut")[key]), key
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    """Those of a pool wait for their parent otherwise, for ever."""
+
+    def run() -> None:
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(1, context, end_with_parent) as pool:
+            (tmp_path / "worker").write_text(str(pool.submit(os.getpid).result()))
+            (tmp_path / "worker").rename(tmp_path / "started")
+            time.sleep(200)
+
+    parent = fork(run)
+    _wait_until(lambda: (tmp_path / "started").exists())
+    worker = int((tmp_path / "started").read_text())
+    os.kill(worker, 0)
+    os.kill(parent, signal.SIGKILL)
+    assert join([parent]) == [-signal.SIGKILL]
+    _wait_until(lambda: not _runs(worker))
+
+
+def _runs(process: int) -> bool:
+    """Whether it is there, and more than an entry that its new parent has not taken yet."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:

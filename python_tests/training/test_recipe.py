@@ -104,6 +104,13 @@ def test_files_are_recipes_too(tmp_path: Path) -> None:
         ({"optimizer": {"no_decay": ["heads"]}}, r"optimizer.no_decay\[0\]: expected one of norms"),
         ({"schedule": {"decay_share": 2}}, "schedule.decay_share: must lie in 0..1, got 2"),
         ({"schedule": {"warmup_steps": 1, "warmup_ratio": 0.1}}, "give at most one of them"),
+        ({"schedule": {"gamma": -1}}, "schedule.gamma: must be at least 0, got -1"),
+        ({"optimizer": {"eps": -1}}, "optimizer.eps: must be at least 0.0, got -1"),
+        (
+            {"optimizer": {"groups": [{"match": ["*"], "lr_factor": -1}]}},
+            "optimizer.groups.lr_factor: must be at least 0.0, got -1",
+        ),
+        ({"lora": {"rank": 0}}, "lora.rank: must be at least 1, got 0"),
         ({"lora": {"alpha": 0}}, "lora.alpha: must be positive, got 0"),
         ({"lora": {"ranks": 3}}, "lora.ranks: unknown key; the nearest known is lora.rank"),
         ({"fsdp": 1}, "fsdp: expected true or false, got 1"),

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fastregion.json_files import read_json_file
 from fastregion.training.data.record import FAULTS, BadRow, Fault, Record
 from fastregion.training.data.sources import Records, repeats_of
-from fastregion.training.stopping import ignore_signals
+from fastregion.training.stopping import end_with_parent, ignore_signals
 
 __all__ = ["CheckReport", "Found", "check_records"]
 
@@ -246,6 +246,7 @@ _shared: tuple[Records, int]  # of a worker
 def _start(records: Records, max_regions: int) -> None:
     global _shared
     ignore_signals()
+    end_with_parent()
     _shared = (records, max_regions)
 
 

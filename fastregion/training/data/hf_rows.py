@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ class HfRows:
     Raises:
         ImportError: ``datasets`` is not installed.
         FileNotFoundError: no such path.
-        ValueError: a folder of something else, or no such split.
+        ValueError: a folder of something else, a damaged file, or no such split.
     """
 
     def __init__(self, path: Path, split: str | None = None) -> None:
@@ -54,18 +56,18 @@ class HfRows:
 
 def _opened(datasets: Any, path: Path, split: str | None) -> Any:
     if path.is_dir() and any(path.rglob("*.parquet")):
-        found = datasets.load_dataset("parquet", data_dir=str(path))
+        found = _read(path, partial(datasets.load_dataset, "parquet", data_dir=str(path)))
     elif path.is_dir():
         try:
-            found = datasets.load_from_disk(str(path))
+            found = _read(path, partial(datasets.load_from_disk, str(path)))
         except FileNotFoundError as error:
             raise ValueError(
                 f"data: {str(path)!r} is no folder that datasets have saved ({error})"
             ) from error
     elif path.suffix == ".arrow" and path.is_file():
-        found = datasets.Dataset.from_file(str(path))
+        found = _read(path, partial(datasets.Dataset.from_file, str(path)))
     elif path.suffix == ".parquet" and path.is_file():
-        found = datasets.Dataset.from_parquet(str(path))
+        found = _read(path, partial(datasets.Dataset.from_parquet, str(path)))
     elif len(path.parts) == 2 and not path.suffix:
         try:
             found = datasets.load_dataset(path.as_posix())
@@ -86,3 +88,16 @@ def _opened(datasets: Any, path: Path, split: str | None) -> Any:
             f"data: {str(path)!r} has the splits {', '.join(found)}, got split {wanted!r}"
         )
     return found[wanted]
+
+
+def _read(path: Path, read: Callable[[], Any]) -> Any:
+    """What is read from a file or a folder that is there."""
+    try:
+        return read()
+    except (FileNotFoundError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # whatever a torn file brings about, of several libraries
+        cause = error.__cause__ or error  # the library wraps what its readers say
+        raise ValueError(
+            f"data: {str(path)!r} is damaged, or of another form ({type(cause).__name__}: {cause})"
+        ) from error

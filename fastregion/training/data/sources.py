@@ -235,7 +235,9 @@ def _files(path: Path, records: Records) -> list[Path]:
     if isinstance(records, UrecaRecords):
         return records.files
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file())
+        # The library keeps the parts of a dataset, or its shards, in folders below.
+        below = isinstance(getattr(records, "rows", None), HfRows)
+        return sorted(file for file in path.glob("**/*" if below else "*") if file.is_file())
     return [path] if path.exists() else []
 
 

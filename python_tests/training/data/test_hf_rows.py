@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import tiny_rows
 from PIL import Image
 
+from fastregion.training.data import DataSource, open_sources
 from fastregion.training.data.hf_rows import HfRows
 
 
@@ -74,12 +76,22 @@ def test_lists_of_masks_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for part in ("train", "validation"):
         (tmp_path / "hub/data").mkdir(parents=True, exist_ok=True)
         data.to_parquet(tmp_path / f"hub/data/{part}-00000-of-00001.parquet")
+    for whole in (tmp_path / "saved" / arrow, tmp_path / "rows.parquet"):
+        torn = tmp_path / f"torn{whole.suffix}"
+        torn.write_bytes(whole.read_bytes()[:-9])
+        with pytest.raises(ValueError, match=r"^data: '.*torn.*' is damaged, or of another form"):
+            tiny_rows.opened(tmp_path, format="hf", path=torn.name)
     for path in ("saved", "rows.parquet", f"saved/{arrow}", "hub"):
         records = tiny_rows.opened(tmp_path, format="hf", path=path)
         assert len(records) == 2
         for seed, record in enumerate(records):
             tiny_rows.check_record(record, seed, seed + 1, seed=seed)
             assert record.captions == (("A cup.",), ("A pen.",))
+    # What was found out about the rows holds no longer when a file below the folder changes.
+    hub = [DataSource(format="hf", path="hub")]
+    before = open_sources(hub, tmp_path).stamp
+    os.utime(tmp_path / "hub/data/train-00000-of-00001.parquet", (1, 1))
+    assert open_sources(hub, tmp_path).stamp != before
 
 
 def test_names_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
