@@ -201,10 +201,10 @@ class OpenAICompatible:
 
     def _bad_status(self, response: httpx.Response, content: bytes) -> _Failed:
         status = response.status_code
-        said = " ".join(content[:300].decode("utf-8", "replace").split())
-        if self._endpoint.api_key:  # some endpoints repeat it
+        said = content.decode("utf-8", "replace")
+        if self._endpoint.api_key:  # some endpoints repeat it; no part of it may be left by a cut
             said = said.replace(self._endpoint.api_key, "(key)")
-        reason = f"HTTP {status} {said}".rstrip()
+        reason = f"HTTP {status} {' '.join(said[:300].split())}".rstrip()
         if status not in _AGAIN and status < 500:
             return _Failed(reason, again=False, useless=status in _USELESS)
         wait = _retry_after(response.headers.get("retry-after"))
