@@ -6,6 +6,7 @@ beside their categories: as ``description`` in Pix2Cap-COCO, as ``caption`` in p
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -230,6 +231,13 @@ class PanopticFiles:
         """
         annotation = self._annotation(image_id)
         return str(self._images.get(image_id, {}).get("file_name", annotation["file_name"]))
+
+    def only(self, image_ids: Iterable[int | str]) -> PanopticFiles:
+        """The same files, of these images alone."""
+        found = copy.copy(self)
+        found._annotations = {image_id: self._annotation(image_id) for image_id in image_ids}
+        found.image_ids = tuple(found._annotations)
+        return found
 
     def _annotation(self, image_id: int | str) -> Mapping[str, Any]:
         if image_id not in self._annotations:

@@ -66,6 +66,12 @@ def test_what_is_asked_and_what_comes_back(server: Server, open_model: Any) -> N
     assert entry["headers"]["Authorization"] == "Bearer k-1"
 
 
+def test_halves_of_surrogate_pairs_are_sent_as_question_marks(open_model: Any) -> None:
+    assert open_model("good").ask(message("a \ud83d cat \U0001f408"), {}).text == (
+        "echo a ? cat \U0001f408"
+    )
+
+
 def test_without_a_key_none_is_sent(server: Server, open_model: Any) -> None:
     open_model("good").ask(message("no key"), {})
     (entry,) = requests(server, "no key")

@@ -241,15 +241,21 @@ def test_gar_bench_cap_from_the_record(file: Path) -> None:
             assert scores.table[name] == pytest.approx(entry["accuracy"], abs=EXACT)
 
 
+def beside(file: Path, annotations: str) -> Path:
+    """The benchmark's folder next to a file that has these annotations."""
+    found = sorted(file.parent.glob(f"*/annotations/{annotations}"))
+    return found[0].parent.parent
+
+
 @golden_files("judge_crops.json")
 def test_judge_crops(file: Path) -> None:
     case = read_golden(file)
-    dlc = {item.id: item for item in DlcBench().items(file.parent / "dlc_bench")}
+    dlc = {item.id: item for item in DlcBench().items(beside(file, "qa.json"))}
     assert case["dlc"].keys() == dlc.keys()
     for key, window in case["dlc"].items():
         (mask,) = dlc[key].masks
         assert list(judge_window(mask, tuple(mask["size"]))) == window
-    gar = GarBenchCap().items(file.parent / "gar_bench")
+    gar = GarBenchCap().items(beside(file, "GAR-Bench-Caption-Simple.json"))
     simple = [item for item in gar if item.group == "simple"]
     for item, windows in zip(simple, case["gar_caption_simple"], strict=True):
         found = [list(judge_window(mask, tuple(mask["size"]))) for mask in item.masks]

@@ -30,7 +30,7 @@ from fastregion.evaluation.benchmarks.notes import (
     listed,
     predicted_items,
 )
-from fastregion.evaluation.benchmarks.rows import Row, find_file, read_rows
+from fastregion.evaluation.benchmarks.rows import Row, find_file, item_of, read_rows
 from fastregion.evaluation.benchmarks.wording import Wording
 from fastregion.evaluation.data_urls import data_url
 from fastregion.images import load_image
@@ -149,7 +149,7 @@ class GarBenchCap(GarBench):
         That of the other kind is read too where it lies beside this one, as
         ``gar_1b_simple_eval.json`` and ``gar_1b_detailed_eval.json`` do.
         """
-        by_image = {item.image: item.id for item in self.items(data)}
+        items = self.items(data)
         predictions: list[Prediction] = []
         answers: dict[tuple[str, str], str] = {}
         for file in _siblings(record):
@@ -157,9 +157,7 @@ class GarBenchCap(GarBench):
             for kind in _FILES:
                 model = model.removesuffix(f"_{kind}")
             for row in read_rows(file, "record"):
-                if (image := row.text("image")) not in by_image:
-                    raise row.error("image", f"is of no item of the data, got {image!r}")
-                key = by_image[image]
+                key = item_of(items, row, *_FIELDS["simple"], *_FIELDS["detailed"]).id
                 predictions.append(Prediction(item=key, text=row.text("model_output"), model=model))
                 if "eval_result" in row:
                     answers[key, _KEY] = row.text("eval_result")

@@ -27,7 +27,7 @@ from fastregion.evaluation.benchmarks.notes import (
     count_note,
     predicted_items,
 )
-from fastregion.evaluation.benchmarks.rows import Row, find_file, read_rows
+from fastregion.evaluation.benchmarks.rows import Row, find_file, item_of, read_rows
 
 __all__ = ["GarBenchVqa"]
 
@@ -108,15 +108,12 @@ class GarBenchVqa(GarBench):
         self, data: Path, record: Path
     ) -> tuple[list[Prediction], dict[tuple[str, str], str]]:
         """Read a published file of outputs: the items with ``model_output``."""
-        by_image = {item.image: item.id for item in self.items(data)}
+        items = self.items(data)
         predictions = []
         for row in read_rows(record, "record"):
-            image = row.text("image")
-            if image not in by_image:
-                raise row.error("image", f"is of no item of the data, got {image!r}")
             predictions.append(
                 Prediction(
-                    item=by_image[image],
+                    item=item_of(items, row, "question", "answer").id,
                     text=row.text("model_output"),
                     model=record.stem.removesuffix("_vqa"),
                 )

@@ -103,7 +103,7 @@ class Pix2CapCoco(Benchmark):
             return Scores(table={}, notes=tuple(notes))
         table: dict[str, float] = {}
         with TemporaryDirectory() as folder:
-            files = _write_pairs(Path(folder), said, predictions)
+            files = _files(Path(folder) / "predictions.json", said, predictions)
             try:
                 found = caption_map(*files, mode="released" if self.released else "words")
             except MetricUnavailable as error:
@@ -148,16 +148,17 @@ def panoptic_pairs(
         yield truth, replace(truth, segments=tuple(map(_segment, segments)))
 
 
-def _write_pairs(
-    folder: Path, items: Sequence[Item], predictions: Mapping[str, Prediction]
+def _files(
+    predicted: Path, items: Sequence[Item], predictions: Mapping[str, Prediction]
 ) -> tuple[PanopticFiles, PanopticFiles]:
-    """Annotations and predictions of these items as files, which are read picture by picture."""
-    files = []
-    for side, name in enumerate(("annotations", "predictions")):
-        pairs = panoptic_pairs(items, predictions)
-        write_panoptic(folder / f"{name}.json", (pair[side] for pair in pairs))
-        files.append(PanopticFiles(folder / f"{name}.json"))
-    return files[0], files[1]
+    """The annotations of these items as published, with the areas that they state.
+
+    And the predictions, which are written to a file and read picture by picture.
+    """
+    write_panoptic(predicted, (found for _, found in panoptic_pairs(items, predictions)))
+    place = items[0].row["annotations"], items[0].row["pngs"]  # of all
+    truth = PanopticFiles(*place).only(item.row["image_id"] for item in items)
+    return truth, PanopticFiles(predicted)
 
 
 def _segment(values: Mapping[str, Any]) -> Segment:

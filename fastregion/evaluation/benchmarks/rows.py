@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastregion.json_files import read_json_file, read_json_lines
 
-__all__ = ["Row", "find_file", "picture_name", "read_object", "read_rows"]
+if TYPE_CHECKING:
+    from fastregion.evaluation.benchmarks.base import Item
+
+__all__ = ["Row", "find_file", "item_of", "picture_name", "read_object", "read_rows"]
 
 _MAX_BYTES = 1 << 29
 
@@ -166,6 +169,35 @@ def find_file(data: Path, *names: str) -> Path:
         if (data / name).exists():
             return data / name
     raise FileNotFoundError(f"data: {str(data)!r} has no {' or '.join(names)}")
+
+
+def item_of(items: Sequence[Item], row: Row, *fields: str) -> Item:
+    """The item that a row of a record repeats: that of its picture, and of these fields.
+
+    Args:
+        items: of the benchmark; pictures may come several times.
+        row: with the field ``image``.
+        fields: texts that tell items of one picture apart, as ``mask_rles`` does; compared where
+            the row has them.
+
+    Raises:
+        ValueError: the row is of no item, or of several.
+    """
+    image = row.text("image")
+    found = [item for item in items if item.image == image]
+    if len(found) > 1:
+        told = {name: row.text(name) for name in fields if name in row}
+        masks = row.rles("mask_rles") if "mask_rles" in row else None
+        found = [
+            item
+            for item in found
+            if all(item.row.get(name) == text for name, text in told.items())
+            and masks in (None, item.masks)
+        ]
+    if len(found) != 1:
+        what = "no item" if not found else f"{len(found)} items"
+        raise row.error("image", f"is of {what} of the data, got {image!r}")
+    return found[0]
 
 
 def picture_name(data: Path, name: str, *folders: str) -> str:

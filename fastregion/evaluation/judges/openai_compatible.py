@@ -128,7 +128,11 @@ class OpenAICompatible:
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
         self._given_up: str | None = None
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+        }
         if endpoint.api_key:
             headers["Authorization"] = f"Bearer {endpoint.api_key}"
         self._client = httpx.Client(
@@ -185,11 +189,13 @@ class OpenAICompatible:
         timeout = self._endpoint.timeout
         deadline = time.monotonic() + timeout
         url = self._endpoint.base_url.rstrip("/") + "/chat/completions"
+        # Halves of surrogate pairs, which captions read from JSON may hold, become question marks.
+        content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
         try:
-            with self._client.stream("POST", url, json=body) as response:
-                content = _read(response, deadline)
+            with self._client.stream("POST", url, content=content) as response:
+                answer = _read(response, deadline)
                 if response.status_code != 200:
-                    raise self._bad_status(response, content)
+                    raise self._bad_status(response, answer)
                 kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
         except httpx.TimeoutException:
             raise _Failed(f"no answer in {timeout:g} s", again=True) from None
@@ -197,14 +203,14 @@ class OpenAICompatible:
             raise _Failed(f"{type(error).__name__}: {error}", again=True) from None
         if kind != "application/json":
             raise _Failed(f"content type: expected application/json, got {kind!r}", again=True)
-        return _parse(content)
+        return _parse(answer)
 
     def _bad_status(self, response: httpx.Response, content: bytes) -> _Failed:
         status = response.status_code
-        said = " ".join(content[:300].decode("utf-8", "replace").split())
-        if self._endpoint.api_key:  # some endpoints repeat it
+        said = content.decode("utf-8", "replace")
+        if self._endpoint.api_key:  # some endpoints repeat it; no part of it may be left by a cut
             said = said.replace(self._endpoint.api_key, "(key)")
-        reason = f"HTTP {status} {said}".rstrip()
+        reason = f"HTTP {status} {' '.join(said[:300].split())}".rstrip()
         if status not in _AGAIN and status < 500:
             return _Failed(reason, again=False, useless=status in _USELESS)
         wait = _retry_after(response.headers.get("retry-after"))

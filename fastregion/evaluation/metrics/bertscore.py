@@ -29,6 +29,8 @@ DEFAULT_LAYERS = {
 }
 """The layer whose vectors are compared, by the name of the published model."""
 
+_SPECIAL = 2  # tokens: one before a text and one behind it
+
 
 def match_tokens(
     candidate: Tensor,
@@ -44,6 +46,9 @@ def match_tokens(
         candidate_weights: ``[N]``; by default 1, and 0 for the first and the last.
         reference_weights: ``[M]``, likewise.
 
+    Returns:
+        Values; all 0 where a text has no tokens but the two special ones.
+
     Raises:
         ValueError: shapes that do not fit.
     """
@@ -52,6 +57,8 @@ def match_tokens(
             f"candidate, reference: expected [N, D] and [M, D], got {tuple(candidate.shape)} "
             f"and {tuple(reference.shape)}"
         )
+    if min(len(candidate), len(reference)) <= _SPECIAL:
+        return 0.0, 0.0, 0.0
     similar = normalize(candidate, dim=1) @ normalize(reference, dim=1).T  # [N, M]
     precision = _weighted(similar.max(dim=1).values, candidate_weights)
     recall = _weighted(similar.max(dim=0).values, reference_weights)
@@ -101,10 +108,11 @@ class BertScore:
     def __call__(
         self, candidates: Sequence[str], references: Sequence[Sequence[str]]
     ) -> dict[str, MetricResult]:
-        """Score raw captions; of several references the one with the best F1 counts.
+        """Score raw captions.
 
         Returns:
-            ``precision``, ``recall`` and ``f1``; the corpus has the mean.
+            ``precision``, ``recall`` and ``f1``; the corpus has the mean. Of several references
+            each has its best, as in the package bert-score.
 
         Raises:
             ValueError: no candidates, an item without a reference, or other numbers of them.
@@ -129,7 +137,8 @@ class BertScore:
                         for tokens in (own_ids, ids)
                     ]
                 pairs.append(match_tokens(own, other, *weights))
-            rows.append(self._rescaled(max(pairs, key=lambda pair: pair[2])))
+            precision, recall, f1 = map(max, zip(*pairs, strict=True))
+            rows.append(self._rescaled((precision, recall, f1)))
         return {
             name: MetricResult(corpus=sum(values) / len(values), items=values)
             for name, values in zip(

@@ -55,9 +55,9 @@ def clair_message(
     for name, texts in (("candidates", candidates), ("references", references)):
         if isinstance(texts, str):
             raise TypeError(f"{name}: expected a list of captions, got a string")
-    return template.replace("{candidates}", _bullets(candidates)).replace(
-        "{references}", _bullets(references)
-    )
+    lists = {"{candidates}": _bullets(candidates), "{references}": _bullets(references)}
+    # at once: a caption may hold what stands for the other list
+    return re.sub("|".join(map(re.escape, lists)), lambda found: lists[found[0]], template)
 
 
 def _bullets(texts: Sequence[str]) -> str:

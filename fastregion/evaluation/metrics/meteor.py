@@ -27,11 +27,12 @@ _SYNONYMS_OFF = "METEOR of NLTK without synonyms: WordNet is not among NLTK's da
 class Meteor:
     """METEOR 1.5 as a process that is asked line by line; close it, or use it in a ``with``."""
 
-    def __init__(self, timeout: float = 120.0) -> None:
+    def __init__(self, timeout: float = 600.0) -> None:
         """Start Java.
 
         Args:
-            timeout: seconds to wait for one answer; the first takes about ten, for the tables.
+            timeout: seconds to wait for one answer; the first takes ten or more, for the
+                tables, and minutes where the machine is busy.
 
         Raises:
             MetricUnavailable: Java or the jar is missing.

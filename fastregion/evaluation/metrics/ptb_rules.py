@@ -19,13 +19,15 @@ from fastregion.evaluation.metrics.ptb_characters import (
     character_set,
 )
 
-__all__ = ["BEFORE_NUMBERS", "PLAIN_WORD", "lex"]
+__all__ = ["BEFORE_NUMBERS", "PLAIN_WORD", "WIDE_ONLY", "lex"]
 
 _LETTER = "A-Za-z" + character_set(LETTERS)
 _DIGIT = "0-9" + character_set(DIGITS)
 _SPACES = r" \t\xa0\u2000-\u200a\u3000"
 _BREAKS = r"\n\r\v\f\u2028\u2029"
 _WIDE = f"[{_SPACES}{_BREAKS}]"  # any space, and the end of a line
+WIDE_ONLY = re.compile(f"{_WIDE}*")
+"""A blank line."""
 _APOSTROPHE = r"(?:['\x92\u2019]|&apos;)"
 _HYPHEN = r"[-_\u058a\u2010\u2011]"
 _ALNUM = rf"[{_LETTER}{_DIGIT}]"
@@ -260,7 +262,7 @@ def lex(text: str, following: str = "") -> list[str]:
 
     Args:
         text: one line.
-        following: the next line, whose first word some rules look at.
+        following: what comes behind the end of the line; some rules look at its first word.
     """
     context = f"{text}\n{following}"
     found, position = [], 0

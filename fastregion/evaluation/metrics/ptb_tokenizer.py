@@ -11,7 +11,12 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from fastregion.evaluation.metrics.ptb_rules import BEFORE_NUMBERS, PLAIN_WORD, lex
+from fastregion.evaluation.metrics.ptb_rules import (
+    BEFORE_NUMBERS,
+    PLAIN_WORD,
+    WIDE_ONLY,
+    lex,
+)
 
 __all__ = ["tokenize"]
 
@@ -43,18 +48,33 @@ def tokenize(captions: Sequence[str]) -> list[str]:
         is left.
     """
     lines = [_LINE_BREAK.sub(" ", caption) for caption in captions]
-    return [
-        _tokenize_line(line, following)
-        for line, following in zip(lines, [*lines[1:], ""], strict=False)
-    ]
+    return list(map(_tokenize_line, lines, _following(lines)))
+
+
+def _following(lines: Sequence[str]) -> list[str]:
+    """What stands behind the end of each line: the next one, and its end if it is not the last.
+
+    Of blank lines in between one is kept: no rule counts them.
+    """
+    found: list[str] = []
+    rest, end = "", ""
+    for line in reversed(lines):
+        found.append(rest)
+        rest = line + end if WIDE_ONLY.fullmatch(line) is None else "\n" + rest.removeprefix("\n")
+        end = "\n"
+    return found[::-1]
 
 
 def _tokenize_line(line: str, following: str) -> str:
     if _MAY_SPAN.search(line) and _SPANNING.search(line):
         return _join(lex(line, following))
-    *words, last = line.split(" ")
+    shown = line.rstrip(" ")
+    *words, last = shown.split(" ")
     tokens = [*map(_tokenize_word, words)]
-    tokens.append(_join(lex(last, following)) if _OPEN_END.search(last) else _tokenize_word(last))
+    if _OPEN_END.search(last):
+        tokens.append(_join(lex(last + line[len(shown) :], following)))
+    else:
+        tokens.append(_tokenize_word(last))
     return " ".join(filter(None, tokens)).rstrip()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,24 @@ def test_vqa_record_of_other_pictures(data: Path, tmp_path: Path) -> None:
     record = write_json(tmp_path / "m_vqa.json", [{"image": "images/z.png", "model_output": "A"}])
     with pytest.raises(ValueError, match="row 0: image: is of no item of the data"):
         GarBenchVqa().recorded(data, record)
+
+
+def test_vqa_record_of_a_picture_with_several_questions(data: Path, tmp_path: Path) -> None:
+    rows = json.loads((data / "GAR-Bench-VQA.json").read_text(encoding="utf-8"))
+    again = [
+        {**rows[0], "question": "Is <Prompt0> smaller?"},
+        {**rows[0], "mask_rles": RLES[::-1]},
+    ]
+    write_json(data / "GAR-Bench-VQA.json", [*rows, *again])
+    said = [{**row, "model_output": text} for row, text in zip(again, "BA", strict=True)]
+    record = write_json(
+        tmp_path / "m_vqa.json", [said[1], {**rows[0], "model_output": "C"}, said[0]]
+    )
+    predictions, _ = GarBenchVqa().recorded(data, record)
+    assert {one.item: one.text for one in predictions} == {"3": "A", "0": "C", "2": "B"}
+    image = {"image": rows[0]["image"], "model_output": "A"}
+    with pytest.raises(ValueError, match="row 0: image: is of 3 items of the data"):
+        GarBenchVqa().recorded(data, write_json(tmp_path / "n_vqa.json", [image]))
 
 
 def test_cap_queries(data: Path) -> None:

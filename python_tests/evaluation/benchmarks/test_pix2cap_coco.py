@@ -80,6 +80,24 @@ def test_records_are_read_from_json_and_pngs(data: Path, tmp_path: Path) -> None
     assert found.segments == image(1, "a short man").segments
 
 
+def test_areas_of_annotations_are_those_that_the_file_states(data: Path, tmp_path: Path) -> None:
+    """As in the published code; here twice the pixels, so that no IoU is above 0.5."""
+    record = tmp_path / "model.json"
+    write_panoptic(record, [image(number, "a short man") for number in (1, 2)])
+    benchmark = Pix2CapCoco()
+    predictions = {one.item: one for one in benchmark.recorded(data, record)[0]}
+    assert benchmark.score(benchmark.items(data), predictions, {}).table["PQ"] == 100
+    annotations = data / "pix2cap_coco_val.json"
+    content = json.loads(annotations.read_text(encoding="utf-8"))
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["area"] *= 2
+    annotations.write_text(json.dumps(content), encoding="utf-8")
+    assert benchmark.score(benchmark.items(data), predictions, {}).table["PQ"] == 0
+    (first, _) = items = benchmark.items(data)
+    assert benchmark.score(items[:1], {first.id: predictions[first.id]}, {}).table["RQ"] == 0
+
+
 def test_a_model_that_finds_no_regions(data: Path) -> None:
     item = Pix2CapCoco().items(data)[0]
     query = Pix2CapCoco().query(item, "dam")

@@ -55,6 +55,12 @@ def test_examples(caption: str) -> None:
 def test_the_next_caption_decides_as_in_a_file() -> None:
     assert tokenize(["the letter O.", "The end"])[0] == "the letter o"
     assert tokenize(["the letter O.", "an end"])[0] == "the letter o."
+    for gap in ("", " ", "\n"):  # blank captions are no words; nor are spaces at the end
+        assert tokenize(["the letter O.", gap, gap, "The end"])[0] == "the letter o"
+        assert tokenize([f"the letter O.{gap}", "Mr.", ""])[0] == "the letter o"
+    assert tokenize(["the letter O.", "<b>", "one"])[0] == "the letter o"
+    assert tokenize(["seat no.", "", "5"])[0] == "seat no"
+    assert tokenize(["seat no.", "5"])[0] == "seat no."
     assert tokenize([]) == []
 
 
