@@ -51,7 +51,12 @@ def fork_group(run: Callable[[], object], count: int = 2) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    group = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": "1",
+    }
     places = ({"RANK": str(k), "LOCAL_RANK": str(k)} for k in range(count))
     return [fork(run, {**group, **place}) for place in places]
 

@@ -1,12 +1,12 @@
-"""The linear layer by the fastest float32 matrix product that torch has on this machine.
+"""The linear layer by the faster float32 matrix product that torch has for this processor.
 
     linear(x, weight, bias) = x weight^T + bias = torch.nn.functional.linear(x, weight, bias)
 
 On a CPU torch carries two libraries of matrix products: ``functional.linear`` calls the one, MKL in
 most builds, and ``mkldnn::_linear_pointwise`` the other, oneDNN. On processors of AMD the second is
-twice as fast in float32; on those of Intel they are about equal. Both are timed once per process,
-at the first product that is large enough to matter, for a few milliseconds on a fixed shape; the
-environment variable ``FASTREGION_LINEAR`` (``torch`` or ``onednn``) decides instead.
+twice as fast in float32; on those of Intel they are about equal. So the processor's maker decides,
+or the environment variable ``FASTREGION_LINEAR`` (``torch`` or ``onednn``). Nothing is timed: two
+processes on one machine would now and then decide differently, and then differ in the last bits.
 
 Small products, other dtypes, other devices, autocast, forward-mode derivatives and ``torch.func``
 go straight to ``functional.linear``, and so does everything where torch has no oneDNN. Results are
@@ -17,9 +17,8 @@ often as one likes, by the same products; one node in ``torch.compile``.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,10 +33,7 @@ PRODUCTS = ("torch", "onednn")
 
 # Multiply-adds below which the way through another operator costs more than it brings.
 _FEWEST_MULTIPLY_ADDS = 2**25
-# What is timed: rows, outputs, inputs, and how often after a first time.
-_TIMED_SHAPE = (128, 768, 768)
-_TIMED_ROUNDS = 5
-_WORTH_CHANGING = 1.15  # by how much oneDNN has to be faster: timings are noisy
+_PROCESSOR = Path("/proc/cpuinfo")  # of Linux
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -73,7 +69,7 @@ class Linear(nn.Linear):
 def linear_product() -> str:
     """Name the product of large float32 layers on the CPU: ``"torch"`` or ``"onednn"``.
 
-    Times both if nothing else decides and it has not been done yet.
+    The same in all processes of a machine, as long as they see the same environment.
 
     Raises:
         ValueError: ``FASTREGION_LINEAR`` holds something else.
@@ -81,7 +77,7 @@ def linear_product() -> str:
     """
     asked = os.environ.get(VARIABLE)
     if not asked:
-        return _faster_product() if _has_onednn() else "torch"
+        return _product_of_processor()
     if asked not in PRODUCTS:
         raise ValueError(f"linear: {VARIABLE} must be torch or onednn, got {asked!r}")
     if asked == "onednn" and not _has_onednn():
@@ -126,23 +122,11 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @cache
-def _faster_product() -> str:
-    """Time both products; the fastest of a few rounds counts, others were disturbed."""
-    rows, outputs, inputs = _TIMED_SHAPE
-    x, weight, bias = torch.ones(rows, inputs), torch.ones(outputs, inputs), torch.ones(outputs)
-    by_torch, by_onednn = [], []
-    with torch.inference_mode():
-        for _ in range(1 + _TIMED_ROUNDS):
-            by_torch.append(_seconds(functional.linear, x, weight, bias))
-            by_onednn.append(_seconds(_by_onednn, x, weight, bias))
-    worth = min(by_onednn[1:]) * _WORTH_CHANGING < min(by_torch[1:])
-    return "onednn" if worth else "torch"
-
-
-def _seconds(product: Callable[..., Tensor], *arguments: Tensor) -> float:
-    begin = time.perf_counter()
-    product(*arguments)
-    return time.perf_counter() - begin
+def _product_of_processor() -> str:
+    """Of oneDNN where MKL does not know the processor's maker for its own."""
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    by_amd = _PROCESSOR.is_file() and "AuthenticAMD" in _PROCESSOR.read_text(errors="replace")
+    return "onednn" if has_mkl and by_amd and _has_onednn() else "torch"
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

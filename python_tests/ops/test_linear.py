@@ -1,8 +1,7 @@
 """linear against functional.linear, by either product."""
 
-import os
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,34 +207,27 @@ def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
         linear_product()
 
 
-def test_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is faster in the few rounds is taken, and never asked again."""
+@pytest.mark.parametrize(
+    ("text", "mkl", "expected"),
+    [
+        ("vendor_id\t: AuthenticAMD\n", True, "onednn"),
+        ("vendor_id\t: AuthenticAMD\n", False, "torch"),
+        ("vendor_id\t: GenuineIntel\n", True, "torch"),
+        (None, True, "torch"),
+    ],
+)
+def test_the_processor_decides_and_no_clock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, mkl: bool, expected: str
+) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(linear_file, "_has_onednn", lambda: True)
-    asked = []
-    for speed, expected in ((2.0, "onednn"), (1.05, "torch"), (0.5, "torch")):
-        linear_file._faster_product.cache_clear()
-
-        def seconds(product, *arguments, speed=speed) -> float:
-            asked.append(product)
-            return 1.0 if product is linear_file._by_onednn else speed
-
-        monkeypatch.setattr(linear_file, "_seconds", seconds)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    file = tmp_path / "cpuinfo"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(linear_file, "_PROCESSOR", file)
+    linear_file._product_of_processor.cache_clear()
+    try:
         assert linear_product() == expected
-        count = len(asked)
-        assert linear_product() == expected
-        assert len(asked) == count
-    linear_file._faster_product.cache_clear()
-
-
-def test_nothing_is_measured_on_import() -> None:
-    code = (
-        "import fastregion.ops, sys; "
-        "file = sys.modules['fastregion.ops.linear']; "
-        "print(file._faster_product.cache_info().currsize)"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
-    assert found.stdout.strip() == "0"
+    finally:
+        linear_file._product_of_processor.cache_clear()
