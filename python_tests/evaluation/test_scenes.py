@@ -257,7 +257,6 @@ def test_scenes_of_lookalikes() -> None:
     assert len(example.masks) == len(example.truths) == 6
 
 
-@pytest.mark.slow
 def test_unique_texts_of_lookalikes_are_retrieved_more_often() -> None:
     captioner = load("fastregion/mini")
     found = {}
