@@ -26,7 +26,7 @@ in a cache). Peers take turns with ours in one process, results are compared
 first, and outputs are allocated by every call. torchvision and pycocotools
 are timed where they are installed.
 
-\\b
+\b
 [bold]Examples[/bold]
   fastregion bench --op roi_replay
   fastregion bench --threads 2 --json > rows.json

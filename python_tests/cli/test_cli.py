@@ -411,6 +411,8 @@ class TestHelp:
             (["describe", "--help"], ["--mask", "--box", "--point", "--rle", "--plot", "--json"]),
             (["ask", "--help"], ["<Prompt0>", "QUESTION"]),
             (["info", "-h"], ["--json"]),
+            (["bench", "--help"], ["--op", "--threads"]),
+            (["segment", "--help"], ["--panoptic"]),
             (["train", "--help"], ["RECIPE", "KEY=VALUE", "--output", "--dry-run", "torchrun"]),
             (["eval", "--help"], ["eval scenes", "--judge", "--compare", "--resume"]),
             (["--version"], [fastregion.__version__]),
@@ -423,6 +425,7 @@ class TestHelp:
         assert result.code == 0
         for part in taught:
             assert part in result.out
+        assert "\\b" not in result.out  # click's mark of what is not wrapped
 
     def test_no_arguments_show_the_help(self, run: Callable[..., Result]) -> None:
         result = run()
