@@ -133,7 +133,7 @@ def counted_caption(facts: Facts, rng: np.random.Generator) -> Exchange:
     if "around" in used:
         phrase += f", {slots['around']}"
     lead = str(rng.choice(["Describe this region in", "in"]))
-    about = abs(limit - count) <= 2 and rng.random() < 0.5
+    about = 0 <= limit - count <= 2 and rng.random() < 0.5
     return Exchange(f"{lead} {limit if about else count} words", phrase)
 
 
