@@ -17,7 +17,15 @@ from fastregion.json_files import read_json_file, read_json_lines
 if TYPE_CHECKING:
     from fastregion.evaluation.benchmarks.base import Item
 
-__all__ = ["Row", "find_file", "item_of", "picture_name", "read_object", "read_rows"]
+__all__ = [
+    "Row",
+    "check_in_folder",
+    "find_file",
+    "item_of",
+    "picture_name",
+    "read_object",
+    "read_rows",
+]
 
 _MAX_BYTES = 1 << 29
 
